@@ -1,0 +1,89 @@
+"""How fast training goes, and how far it has come."""
+
+import sys
+import time
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+
+class Perf(L.Callback):
+    """Logs images per second, learning rate and gradient norm, every ``log_every_n_steps``.
+
+    The norm is that of the whole gradient before clipping. Validation and sampling don't count in
+    the images per second.
+    """
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._restart(trainer)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        steps = trainer.global_step - self.step
+        if trainer.global_step % trainer.log_every_n_steps or steps == 0:
+            return
+        images = steps * len(batch[0]) * trainer.accumulate_grad_batches * trainer.world_size
+        rate = images / (time.perf_counter() - self.start)
+        learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        pl_module.log_dict({"perf/images_per_second": rate, "train/lr": learning_rate})
+        self._restart(trainer)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self._restart(trainer)
+
+    def _restart(self, trainer) -> None:
+        self.start = time.perf_counter()
+        self.step = trainer.global_step
+
+
+class PlainProgress(ProgressBar):
+    """A line now and then, for logs and pipes: epoch, step, losses, speed, time left.
+
+    Args:
+        seconds: at least so long between two lines.
+    """
+
+    def __init__(self, seconds: float = 10.0):
+        super().__init__()
+        self.seconds = seconds
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.start = self.printed = time.perf_counter()
+        self.first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
+        if now - self.printed >= self.seconds:
+            self.printed = now
+            self._line(trainer, now)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self._line(trainer, time.perf_counter())
+
+    def _line(self, trainer, now: float) -> None:
+        if not trainer.is_global_zero:
+            return
+        step, steps = trainer.global_step, trainer.estimated_stepping_batches
+        left = (now - self.start) / max(step - self.first_step, 1) * (steps - step)
+        losses = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")}
+        losses = "".join(f"  {name} {value:.4f}" for name, value in losses.items())
+        of_steps = f"/{steps}  {left / 60:.1f} min left" if steps != float("inf") else ""
+        print(f"epoch {trainer.current_epoch + 1}  step {step}{of_steps}{losses}", flush=True)
+
+
+def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:
+    """A rich bar on a terminal, plain lines elsewhere.
+
+    Args:
+        refresh_rate: steps between two updates of the bar.
+        seconds: time between two plain lines.
+    """
+    if sys.stdout.isatty():
+        return RichProgressBar(refresh_rate=refresh_rate)
+    return PlainProgress(seconds)

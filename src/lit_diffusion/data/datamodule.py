@@ -1,0 +1,135 @@
+"""Images in memory, a batch at a time."""
+
+from typing import Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_diffusion import rng
+from lit_diffusion.data.order import BatchOrder
+from lit_diffusion.errors import ConfigError
+
+
+class Source(Protocol):
+    """Where images come from."""
+
+    def prepare(self) -> None:
+        """Fetch what is missing; called once per machine."""
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) uint8 and labels (N,) int64."""
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Serves (x, y): images float in [-1, 1], (B, C, H, W), and labels int64, (B,).
+
+    The images stay uint8 in memory; one indexing operation gathers a batch, and it becomes float
+    only on the device.
+
+    Args:
+        source: where the images come from.
+        channels, image_size, num_classes: what the source must hold.
+        batch_size: training images per process and step.
+        eval_batch_size: validation and test images per process and step.
+        val_size: images of the training set kept for validation, chosen by the seed.
+        train_size: use only so many of the others; null for all.
+        shuffle: a new order of training batches every epoch, a function of (seed, epoch).
+        seed: of the split and of the order.
+
+    Raises:
+        ConfigError: sizes that don't fit the data.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        channels: int,
+        image_size: int,
+        num_classes: int,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        val_size: int = 5000,
+        train_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ConfigError(f"data.{name} is {value}: choose 1 or more")
+        self.source = source
+        self.image_shape = (channels, image_size, image_size)
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.train_size = train_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.train_set: TensorDataset | None = None
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        if self.train_set is not None:
+            return
+        images, labels = self._load(train=True)
+        if not 0 < self.val_size < len(images):
+            raise ConfigError(
+                f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
+                "images on either side"
+            )
+        order = torch.randperm(len(images), generator=rng.generator(self.seed))
+        val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
+        self.train_set = TensorDataset(images[train], labels[train])
+        self.val_set = TensorDataset(images[val], labels[val])
+
+    def train_dataloader(self) -> DataLoader:
+        order = self._order(self.train_set, self.batch_size, self.shuffle, *self._progress())
+        if len(order) == 0:
+            raise ConfigError(
+                f"data.batch_size {self.batch_size} on {order.world_size} processes is more than the "
+                f"{order.n} training images: choose a smaller one"
+            )
+        return DataLoader(self.train_set, sampler=order, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        order = self._order(self.val_set, self.eval_batch_size, shuffle=False)
+        return DataLoader(self.val_set, sampler=order, batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        test_set = TensorDataset(*self._load(train=False))
+        order = self._order(test_set, self.eval_batch_size, shuffle=False)
+        return DataLoader(test_set, sampler=order, batch_size=None)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return images.float() / 127.5 - 1, labels
+
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = self.source.load(train)
+        if images.shape[1:] != self.image_shape or labels.max() >= self.num_classes:
+            raise ConfigError(
+                f"the data has images of shape {tuple(images.shape[1:])} and labels up to {labels.max()}, "
+                f"but data.channels, data.image_size and data.num_classes say {self.image_shape} and "
+                f"{self.num_classes} classes"
+            )
+        return images, labels
+
+    def _order(self, dataset: TensorDataset, batch_size: int, shuffle: bool, epoch=0, skip=0) -> BatchOrder:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BatchOrder(len(dataset), batch_size, shuffle, self.seed, rank, world_size, epoch, skip)
+
+    def _progress(self) -> tuple[int, int]:
+        """(epoch, batches of it done), from the number of optimizer steps taken."""
+        if self.trainer is None or self.trainer.global_step == 0:
+            return 0, 0
+        batches = len(self._order(self.train_set, self.batch_size, self.shuffle))
+        limit = self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        accumulate = self.trainer.accumulate_grad_batches
+        epoch, steps = divmod(self.trainer.global_step, -(-batches // accumulate))
+        return epoch, steps * accumulate

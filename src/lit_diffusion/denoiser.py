@@ -1,0 +1,80 @@
+"""Denoiser: network, schedule and prediction together, (x_t, t, y) -> Estimate(x, eps)."""
+
+import torch
+from torch import Tensor, nn
+
+from lit_diffusion.predictions import Estimate, Prediction
+from lit_diffusion.schedules import Schedule
+
+
+class Denoiser(nn.Module):
+    """The best guess of image and noise, whatever the network was trained to put out.
+
+    Args:
+        network: ``network(x_t, time_input, y) -> tensor like x_t``; its ``num_classes`` is 0 for a
+            network without labels.
+        schedule: alpha and sigma of the path.
+        prediction: what the network's output means.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+
+    @property
+    def num_classes(self) -> int:
+        return self.network.num_classes
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        """Estimate the two ends of the path through x_t.
+
+        Args:
+            x_t: noisy images, (B, C, H, W).
+            t: their times in [0, 1], (B,).
+            y: labels (B,) int64, the null label being num_classes; None for no condition.
+        """
+        t = self.schedule.inside(t)
+        alpha, sigma = self.schedule.alpha_sigma(t, x_t)
+        return self.prediction.estimate(self.output(x_t, t, y), x_t, alpha, sigma)
+
+    def output(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """The network's own output, the quantity that training compares with its target."""
+        return self.network(x_t, self.schedule.time_input(t).to(x_t), y)
+
+    def null(self, y: Tensor) -> Tensor:
+        """Labels shaped like y that say nothing."""
+        return torch.full_like(y, self.num_classes)
+
+
+class Combinator(nn.Module):
+    """A Denoiser made of another: same schedule, same labels, another estimate."""
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def num_classes(self) -> int:
+        return self.denoiser.num_classes
+
+    def null(self, y: Tensor) -> Tensor:
+        return self.denoiser.null(y)
+
+
+class Clipped(Combinator):
+    """Keeps the estimate of x inside [-1, 1], with eps derived again so that both still meet in x_t.
+
+    Ho et al. 2020 sample so. It matters most where alpha is tiny: there a small error in eps is a
+    huge one in x.
+    """
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        x = self.denoiser(x_t, t, y).x.clamp(-1, 1)
+        alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
+        return Estimate(x, (x_t - alpha * x) / sigma)

@@ -1,0 +1,34 @@
+"""Grids and films of images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8 in 0..255; what lies outside is cut off."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def grid(x: Tensor, columns: int) -> Image.Image:
+    """Images (N, C, H, W) in [-1, 1], in rows of so many columns."""
+    return to_pil_image(make_grid(to_uint8(x).cpu(), nrow=columns, padding=2, pad_value=64))
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write the image, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> Path:
+    """Write an endless film that rests on its last frame for a second and a half."""
+    durations = [milliseconds] * (len(frames) - 1) + [1500]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return path

@@ -1,0 +1,41 @@
+"""Weights & Biases, with or without a key, with or without a network."""
+
+import os
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings) -> WandbLogger:
+    """A W&B logger that never asks and never stops a run.
+
+    It goes offline, and says so, where there is no API key, no network, or WANDB_MODE says so.
+
+    Args:
+        project: W&B's project.
+        save_dir: the run's folder; W&B writes below its wandb/.
+        init_timeout: seconds to wait for W&B's server before going offline.
+        **settings: passed on to wandb.init: name, group, tags, id, ...
+    """
+    settings = {"project": project, "save_dir": save_dir, "resume": "allow", **settings}
+    if rank_zero_only.rank != 0:
+        return WandbLogger(mode="disabled", **settings)
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    logger = WandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
+    try:
+        define_metrics(logger)
+    except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
+        print(f"W&B can't be reached ({str(error).splitlines()[0]})")
+        mode = "offline"
+        logger = WandbLogger(mode=mode, **settings)
+        define_metrics(logger)
+    if mode == "offline":
+        print(f"W&B logs offline; upload the run later with: wandb sync {logger.experiment.dir}")
+    return logger
+
+
+def define_metrics(logger: WandbLogger) -> None:
+    """Start the run; set the x-axis of every metric and what a run's summary shows of it."""
+    for metrics, summary in (("train/*", "last"), ("val/*", "min"), ("val_t/*", "min"), ("perf/*", "mean")):
+        logger.experiment.define_metric(metrics, step_metric="trainer/global_step", summary=summary)

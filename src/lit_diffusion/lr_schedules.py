@@ -1,0 +1,28 @@
+"""Learning-rate schedules that torch lacks."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_diffusion.errors import ConfigError
+
+
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LambdaLR:
+    """From 0 up to the optimizer's rate in a straight line, then down to 0 along half a cosine.
+
+    Args:
+        optimizer: whose rate to set.
+        total_steps: optimizer steps of the whole run.
+        warmup: share of them spent on the way up, in [0, 1).
+    """
+    if not 0 <= warmup < 1:
+        raise ConfigError(f"lr_scheduler.scheduler.warmup is {warmup:g}: choose a share from 0 to below 1")
+    rising = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return (1 + math.cos(math.pi * (step - rising) / max(total_steps - rising, 1))) / 2
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,32 @@
+"""Metrics of training itself."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class BinnedMean(Metric):
+    """The mean of a value in each of ``bins`` equal bins of t in [0, 1], and over all.
+
+    The state is two sums, so that processes and unequal batches add up exactly.
+    """
+
+    full_state_update = False
+
+    def __init__(self, bins: int = 10):
+        super().__init__()
+        self.bins = bins
+        self.add_state("total", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, t: Tensor) -> None:
+        """values and t are (B,)."""
+        index = (t * self.bins).ceil().long().clamp(1, self.bins) - 1  # t = 0.1 ends the first bin
+        self.total.index_add_(0, index, values.to(self.total))
+        self.count.index_add_(0, index, torch.ones_like(values).to(self.count))
+
+    def compute(self) -> dict[str, Tensor]:
+        """ "mean", and "0.0-0.1" and so on for every bin that was met."""
+        met = self.count.nonzero().flatten().tolist()
+        means = {f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": self.total[k] / self.count[k] for k in met}
+        return {"mean": self.total.sum() / self.count.sum(), **means}

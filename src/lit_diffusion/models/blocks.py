@@ -1,0 +1,97 @@
+"""What the networks share: embeddings of time and label, and self-attention over pixels."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_diffusion.errors import ConfigError
+
+
+def sinusoidal(time_input: Tensor, width: int, lowest: bool = False) -> Tensor:
+    """Sines, then cosines, of the time at geometrically spaced frequencies (Vaswani et al. 2017).
+
+    Args:
+        time_input: (B,).
+        width: even number of features.
+        lowest: let the frequencies reach 1/10000 itself, instead of stopping one short of it.
+
+    Returns:
+        (B, width).
+    """
+    half = width // 2
+    exponent = torch.arange(half, device=time_input.device, dtype=time_input.dtype) / (half - lowest)
+    angle = time_input[:, None] * torch.exp(-math.log(10000) * exponent)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class LabelEmbedding(nn.Module):
+    """A vector for each label, and one, the last, for no label.
+
+    Args:
+        num_classes: 0 for a network without labels, whose embedding is then zero.
+        width: features of the vector.
+    """
+
+    def __init__(self, num_classes: int, width: int):
+        super().__init__()
+        if num_classes < 0:
+            raise ConfigError(f"model.num_classes is {num_classes}: choose 0 (no labels) or more")
+        self.num_classes = num_classes
+        self.table = nn.Embedding(num_classes + 1, width) if num_classes else None
+
+    def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
+        """Embeddings (B, width) of labels y (B,), shaped and typed like the time's embedding."""
+        if self.table is None:
+            if y is not None:
+                raise ConfigError("labels were given to a network without any: set model.num_classes")
+            return torch.zeros_like(like)
+        if y is None:
+            y = torch.full((len(like),), self.num_classes, device=like.device)
+        return self.table(y)
+
+
+class SelfAttention(nn.Module):
+    """x plus multi-head attention of each pixel to all, after a group norm. Shapes (B, C, H, W)."""
+
+    def __init__(self, channels: int, heads: int, groups: int):
+        super().__init__()
+        check_divides("heads", heads, channels)
+        self.heads = heads
+        self.norm = group_norm(groups, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
+        q, k, v = self.qkv(pixels).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        out = self.out(mixed.transpose(1, 2).flatten(2))
+        return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+    """A group norm, or ConfigError if the groups don't divide the channels."""
+    check_divides("groups", groups, channels)
+    return nn.GroupNorm(groups, channels)
+
+
+def check_divides(name: str, divisor: int, channels: int) -> None:
+    """ConfigError unless the divisor (heads, groups) splits the channels evenly."""
+    if channels < 1:
+        raise ConfigError(f"the model has a layer of {channels} channels: every width must be at least 1")
+    if divisor < 1 or channels % divisor:
+        raise ConfigError(
+            f"model.{name} is {divisor}, which does not divide the {channels} channels of one of its "
+            f"layers: choose a {name} that divides every width"
+        )
+
+
+def check_image_size(image_size: int, divisor: int) -> None:
+    """ConfigError unless the image can be halved as often as the network does."""
+    if image_size < divisor or image_size % divisor:
+        raise ConfigError(
+            f"model.image_size is {image_size}, but this network needs a multiple of {divisor}: "
+            "choose another size or another network"
+        )

@@ -1,0 +1,76 @@
+"""Predictions: what the network's output means, as a quantity of the path x_t = alpha x + sigma eps.
+
+alpha and sigma are broadcast against images (B, C, H, W) in every function here.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A guess of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly."""
+
+    x: Tensor
+    eps: Tensor
+
+
+class Prediction(ABC):
+    """A linear reading of the network's output."""
+
+    @abstractmethod
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the network should have put out, given the true image and noise."""
+
+    @abstractmethod
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        """The image and the noise that an output stands for."""
+
+    @abstractmethod
+    def slope(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """d output / d x at fixed x_t: an error of 1 in x is an error of this size in the output."""
+
+
+class Eps(Prediction):
+    """The output is the noise (Ho et al. 2020, equation 14)."""
+
+    def target(self, x, eps, alpha, sigma):
+        return eps
+
+    def estimate(self, output, x_t, alpha, sigma):
+        return Estimate((x_t - sigma * output) / alpha, output)
+
+    def slope(self, alpha, sigma):
+        return -alpha / sigma
+
+
+class X(Prediction):
+    """The output is the clean image."""
+
+    def target(self, x, eps, alpha, sigma):
+        return x
+
+    def estimate(self, output, x_t, alpha, sigma):
+        return Estimate(output, (x_t - alpha * output) / sigma)
+
+    def slope(self, alpha, sigma):
+        return alpha.new_ones(())
+
+
+class V(Prediction):
+    """The output is v = alpha eps - sigma x (Salimans and Ho 2022, appendix D).
+
+    The inverse below divides by alpha^2 + sigma^2, which is 1 on variance-preserving schedules, so
+    that v means the same on the others.
+    """
+
+    def target(self, x, eps, alpha, sigma):
+        return alpha * eps - sigma * x
+
+    def estimate(self, output, x_t, alpha, sigma):
+        norm = alpha**2 + sigma**2
+        return Estimate((alpha * x_t - sigma * output) / norm, (sigma * x_t + alpha * output) / norm)
+
+    def slope(self, alpha, sigma):
+        return -(alpha**2 + sigma**2) / sigma

@@ -1,0 +1,46 @@
+"""Ancestral sampling: one step of the reverse Markov chain, between any two times."""
+
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.samplers.base import Sampler
+
+VARIANCES = ("small", "large")
+
+
+class Ancestral(Sampler):
+    """Draws x_s from the Gaussian q(x_s | x_t, x) at the estimated x (Ho et al. 2020, equations 6-7).
+
+    With alpha_ts = alpha_t / alpha_s and beta_ts = sigma_t^2 - alpha_ts^2 sigma_s^2, the variance of
+    the noise that the path adds from s to t:
+
+        mean = (alpha_ts sigma_s^2 x_t + alpha_s beta_ts x) / sigma_t^2
+        variance = beta_ts sigma_s^2 / sigma_t^2  ("small")  or  beta_ts  ("large")
+
+    Neighbouring times give DDPM exactly, a strided grid the strided update of the same formula.
+    "small" is the true posterior variance of a single image, "large" that of pure noise; neither
+    adds noise in the last step.
+
+    Args:
+        steps: number of steps; the whole chain is as many as the schedule has.
+        clip: keep each estimate of x inside [-1, 1].
+        variance: "small" or "large".
+    """
+
+    def __init__(self, steps: int = 1000, clip: bool = False, variance: str = "small"):
+        super().__init__(steps, clip)
+        if variance not in VARIANCES:
+            raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")
+        self.variance = variance
+
+    def step(self, x_t, t, s, history, denoiser, noise):
+        schedule = denoiser.schedule
+        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+        alpha_ts = alpha_t / alpha_s
+        beta_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2
+
+        x = history[-1].estimate.x
+        mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * beta_ts * x) / sigma_t**2
+        if s == 0:
+            return mean
+        variance = beta_ts if self.variance == "large" else beta_ts * sigma_s**2 / sigma_t**2
+        return mean + variance.sqrt() * noise()

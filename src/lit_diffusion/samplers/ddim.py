@@ -1,0 +1,36 @@
+"""Denoising diffusion implicit models."""
+
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.samplers.base import Sampler
+
+
+class DDIM(Sampler):
+    """Takes the estimated noise out, and puts a share of it back fresh (Song et al. 2021, equation 12).
+
+        x_s = alpha_s x + sqrt(sigma_s^2 - tau^2) eps + tau z
+        tau = eta * sigma_s / sigma_t * sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)
+
+    eta 0 is deterministic; eta 1 equals ``Ancestral`` with the small variance.
+
+    Args:
+        steps: number of steps.
+        clip: keep each estimate of x inside [-1, 1].
+        eta: share of fresh noise, in [0, 1].
+    """
+
+    def __init__(self, steps: int = 50, clip: bool = False, eta: float = 0.0):
+        super().__init__(steps, clip)
+        if not 0 <= eta <= 1:
+            raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
+        self.eta = eta
+
+    def step(self, x_t, t, s, history, denoiser, noise):
+        schedule = denoiser.schedule
+        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+        beta_ts = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
+        tau = self.eta * sigma_s / sigma_t * beta_ts.sqrt()
+
+        x, eps = history[-1].estimate
+        x_s = alpha_s * x + (sigma_s**2 - tau**2).clamp(min=0).sqrt() * eps
+        return x_s + tau * noise() if tau > 0 else x_s

@@ -1,0 +1,115 @@
+"""What the sampling command does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.progress import Progress
+from torch import Tensor
+
+from lit_diffusion import checkpoint
+from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.guidance import Guided
+from lit_diffusion.images import grid, save_gif, save_png, to_uint8
+from lit_diffusion.samplers.base import Sampler, Visit
+from lit_diffusion.samplers.generate import generate
+
+
+def sample(cfg: DictConfig) -> list[Path]:
+    """Sample as the config says, and write the images to ``cfg.out``.
+
+    Returns:
+        The files written: grid.png, and samples.npz and trajectory.gif if asked for.
+
+    Raises:
+        ConfigError: a checkpoint, sampler, label or guidance that can't work.
+    """
+    for key in ("n", "batch_size", "rows"):
+        if cfg[key] < 1:
+            raise ConfigError(f"{key} is {cfg[key]}: choose 1 or more")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
+    trained = checkpoint.read(cfg.ckpt)
+    config = OmegaConf.create(trained["hyper_parameters"])
+    device = choose_device(cfg.device)
+    denoiser = checkpoint.load_denoiser(trained).to(device)
+    sampler = build_sampler(cfg, config)
+    denoiser.schedule.times(sampler.steps)
+    y = labels(cfg.y, cfg.n, denoiser.num_classes)
+    guided = guide(denoiser, y, cfg.guidance)
+
+    shape = (config.data.channels, config.data.image_size, config.data.image_size)
+    film: list[Tensor] = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("sampling", total=-(-cfg.n // cfg.batch_size) * sampler.steps)
+
+        def after_step(x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
+            progress.advance(task)
+            if first and cfg.gif:
+                film.append(x_s.cpu())
+            return x_s
+
+        batches = []
+        for images in torch.arange(cfg.n).split(cfg.batch_size):
+            first = not batches
+            y_batch = None if y is None else y[images]
+            x = generate(sampler, guided, images.tolist(), shape, cfg.seed, y_batch, device, after_step)
+            batches.append(x.cpu())
+    return write(cfg, torch.cat(batches), y, film)
+
+
+def write(cfg: DictConfig, x: Tensor, y: Tensor | None, film: Sequence[Tensor]) -> list[Path]:
+    """grid.png and what else was asked for, in ``cfg.out``."""
+    out = Path(cfg.out)
+    columns = -(-cfg.n // cfg.rows)
+    paths = [save_png(grid(x, columns), out / "grid.png")]
+    if cfg.npz:
+        arrays = {"images": to_uint8(x).numpy()}
+        if y is not None:
+            arrays["labels"] = y.numpy()
+        np.savez(out / "samples.npz", **arrays)
+        paths.append(out / "samples.npz")
+    if cfg.gif:
+        every = -(-len(film) // cfg.gif_frames)
+        frames = [grid(x_t, columns) for x_t in film[::-1][::every][::-1]]  # the last one always
+        paths.append(save_gif(frames, out / "trajectory.gif"))
+    return paths
+
+
+def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
+    """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
+    chosen = OmegaConf.to_container(cfg.sampler or trained.sampler, resolve=True)
+    if cfg.steps is not None:
+        chosen["steps"] = cfg.steps
+    return instantiate(chosen)
+
+
+def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor | None:
+    """The label of each image, (n,): all in turn, one, or a list in turn; None for no condition."""
+    if num_classes == 0:
+        if y not in ("all", None):
+            raise ConfigError(f"y is {y}, but this model was trained without labels: leave y out")
+        return None
+    if y is None:
+        return torch.full((n,), num_classes)
+    wanted = range(num_classes) if y == "all" else [y] if isinstance(y, int) else list(y)
+    if not wanted or not all(isinstance(label, int) and 0 <= label < num_classes for label in wanted):
+        raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
+    return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
+
+
+def guide(denoiser: Denoiser, y: Tensor | None, scale: float) -> torch.nn.Module:
+    """The denoiser, guided if it knows labels or a scale was asked for."""
+    return denoiser if y is None and scale == 1 else Guided(denoiser, scale)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device is {name}, but torch sees no GPU here: use device=cpu")
+    return torch.device(name)

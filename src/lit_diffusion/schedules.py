@@ -1,0 +1,153 @@
+"""Noise schedules: alpha(t) and sigma(t) of the Gaussian path x_t = alpha(t) x + sigma(t) eps.
+
+Time t runs from 0 (clean image) to 1 (pure noise). A schedule also says which times a sampler
+visits, which times training draws, and what the network is told about t.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from lit_diffusion.errors import ConfigError
+
+
+class Schedule(ABC):
+    """The path of one noise process.
+
+    Attributes:
+        t_min, t_max: the network is evaluated inside [t_min, t_max] only. Where alpha or sigma
+            vanishes, dividing by it is avoided by these two limits and nowhere else.
+    """
+
+    t_min: float
+    t_max: float
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Weight of the image at times t in [0, 1]; shape, dtype and device of t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise at times t in [0, 1]; sigma(0) = 0."""
+
+    @abstractmethod
+    def times(self, steps: int) -> Tensor:
+        """The (steps + 1,) decreasing times, float64, that a sampler visits: t_max first, 0 last."""
+
+    @abstractmethod
+    def random_times(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n,) times as training draws them, on the generator's device."""
+
+    @abstractmethod
+    def time_input(self, t: Tensor) -> Tensor:
+        """What the network is told about times t."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2), the log signal-to-noise ratio; infinite at t = 0."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def inside(self, t: Tensor) -> Tensor:
+        """The times nearest to t at which neither alpha nor sigma vanishes."""
+        return t.clamp(self.t_min, self.t_max)
+
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha(t) and sigma(t) of times t (B,), shaped and typed to multiply images (B, C, H, W)."""
+        shape = (-1, *[1] * (like.ndim - 1))
+        return self.alpha(t).to(like).reshape(shape), self.sigma(t).to(like).reshape(shape)
+
+
+class DiscreteSchedule(Schedule):
+    """A variance-preserving chain of T steps, given by its betas (Ho et al. 2020, section 2).
+
+    alpha_bar is a table of T + 1 float64 values, the first of them 1 (clean); t = k / T is entry k
+    and other times are rounded to the nearest entry. The network is told the published index
+    i = k - 1 in 0 .. T-1, so that weights trained elsewhere fit.
+
+    Args:
+        betas: (T,) variances of the noise that each step adds, in (0, 1).
+    """
+
+    t_max = 1.0
+
+    def __init__(self, betas: Tensor):
+        if not 0 < betas.min() <= betas.max() < 1:
+            raise ConfigError(
+                f"betas run from {betas.min():g} to {betas.max():g}, but each must lie inside (0, 1): "
+                "choose other ends for the schedule"
+            )
+        self.steps = len(betas)
+        self.t_min = 1 / self.steps
+        self.betas = betas
+        self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha_bar(t).sqrt().to(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self._alpha_bar(t)).sqrt().to(t)
+
+    def times(self, steps: int) -> Tensor:
+        """Evenly spaced entries of the table, from pure noise to the clean image.
+
+        Raises:
+            ConfigError: for more steps than the table has.
+        """
+        if steps > self.steps:
+            raise ConfigError(
+                f"the sampler wants {steps} steps, but this schedule has {self.steps}: "
+                f"set sampler.steps to {self.steps} at most"
+            )
+        entries = torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round()
+        return entries / self.steps
+
+    def random_times(self, n: int, generator: torch.Generator) -> Tensor:
+        entries = torch.randint(1, self.steps + 1, (n,), generator=generator, device=generator.device)
+        return entries / self.steps
+
+    def time_input(self, t: Tensor) -> Tensor:
+        return (t * self.steps).round() - 1
+
+    def _alpha_bar(self, t: Tensor) -> Tensor:
+        return self.alpha_bar.to(t.device)[(t * self.steps).round().long()]
+
+
+class Linear(DiscreteSchedule):
+    """Betas evenly spaced from beta_start to beta_end (Ho et al. 2020, section 4)."""
+
+    def __init__(self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
+        super().__init__(torch.linspace(beta_start, beta_end, check_steps(steps), dtype=torch.float64))
+
+
+class Cosine(DiscreteSchedule):
+    """alpha_bar follows a squared cosine (Nichol and Dhariwal 2021, equation 17).
+
+    alpha_bar(t) = f(t) / f(0) with f(t) = cos^2((t + s) / (1 + s) * pi / 2); beta is what takes
+    alpha_bar from one step to the next, at most max_beta.
+    """
+
+    def __init__(self, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999):
+        t = torch.linspace(0, 1, check_steps(steps) + 1, dtype=torch.float64)
+        alpha_bar = torch.cos((t + s) / (1 + s) * math.pi / 2) ** 2
+        super().__init__((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
+
+
+class Sigmoid(DiscreteSchedule):
+    """Betas rise along a sigmoid from beta_start to beta_end (Xu et al. 2022, GeoDiff).
+
+    beta_i = beta_start + (beta_end - beta_start) * sigmoid(u_i), u evenly spaced in [-span, span].
+    """
+
+    def __init__(
+        self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, span: float = 6.0
+    ):
+        u = torch.linspace(-span, span, check_steps(steps), dtype=torch.float64)
+        super().__init__(beta_start + (beta_end - beta_start) * torch.sigmoid(u))
+
+
+def check_steps(steps: int) -> int:
+    """steps itself, or ConfigError if a chain can't have so few."""
+    if steps < 1:
+        raise ConfigError(f"schedule.steps is {steps}, but a chain has at least 1 step")
+    return steps

@@ -1,0 +1,138 @@
+"""What the training command does."""
+
+import logging
+import subprocess
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+
+from lit_diffusion import checkpoint
+from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO, WandbId
+from lit_diffusion.callbacks.samples import Samples
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.lit_module import LitDiffusion
+
+say = rank_zero_only(print)
+
+TERMINATED = 143  # a shell's exit status for SIGTERM
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train as the config says, from the start or from ``cfg.ckpt``.
+
+    Returns:
+        The last value of every metric, and the objects of the run: trainer, module, datamodule.
+
+    Raises:
+        ConfigError: a value that can't work; found before training starts, and before W&B knows.
+    """
+    check(cfg)
+    quieten()
+    start = checkpoint.read(cfg.ckpt) if cfg.ckpt else None
+    if start:
+        checkpoint.check_same_path(cfg, start, cfg.ckpt)
+    L.seed_everything(cfg.seed, verbose=False)
+    datamodule = instantiate(cfg.data, _convert_="all")
+    module = build_module(cfg)
+    callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c]
+    samples = [c for c in callbacks if isinstance(c, Samples)]
+    for callback in samples:
+        callback.check(module.denoiser)
+    loggers = build_loggers(cfg, start)
+    wandb_ids = [WandbId(lg.experiment.id) for lg in loggers if isinstance(lg, WandbLogger)]
+    trainer = instantiate(cfg.trainer, _convert_="all")(
+        callbacks=callbacks + wandb_ids, logger=loggers, plugins=[AtomicCheckpointIO()]
+    )
+    say(describe(module))
+    try:
+        trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
+    except SIGTERMException:
+        raise SystemExit(TERMINATED) from None
+    finally:
+        wandb.finish()
+    for callback in samples:
+        say(f"samples: {callback.last_grid}")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics, {"trainer": trainer, "module": module, "datamodule": datamodule}
+
+
+def build_module(cfg: DictConfig) -> LitDiffusion:
+    """The LightningModule of a config, its hyper-parameters the whole config in plain values."""
+    module = instantiate(cfg.module, _convert_="all")(
+        denoiser=checkpoint.build_denoiser(cfg),
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        lr_scheduler=instantiate(cfg.lr_scheduler, _convert_="all"),
+    )
+    config = OmegaConf.to_container(cfg, resolve=True)
+    module.save_hyperparameters(
+        {**config, "parameters": count_parameters(module), "git_commit": git_commit()}
+    )
+    if cfg.compile:
+        module.denoiser.network.compile()
+    return module
+
+
+def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]:
+    """The loggers asked for; W&B goes on in the run that the checkpoint came from."""
+    loggers = cfg.logger.copy()
+    if start and "wandb" in loggers:
+        loggers.wandb.id = start["callbacks"].get("wandb", {}).get("id")
+    return [instantiate(logger, _convert_="all") for logger in loggers.values()]
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what the machine or the launcher can't do."""
+    accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError("trainer wants a GPU, but torch sees none here: use trainer=cpu")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and strategy == "ddp" and cfg.trainer.devices != 1:
+        raise ConfigError(
+            "trainer.strategy is ddp, which starts this command anew for each process and would start "
+            "the whole multirun anew: use trainer.strategy=ddp_spawn with -m"
+        )
+
+
+def quieten() -> None:
+    """Silence Lightning's advertisements, and warnings about what is meant to be so here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # batches are gathered from memory
+        ".*dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*Checkpoint directory .* exists.*",
+        ".*smaller than the logging interval.*",
+        ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def describe(module: LitDiffusion) -> str:
+    """What is about to be trained, in a line."""
+    denoiser = module.denoiser
+    parts = (type(part).__name__ for part in (denoiser.network, denoiser.schedule, denoiser.prediction))
+    return f"{' / '.join(parts)}, {count_parameters(module):,} parameters"
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def git_commit() -> str | None:
+    """The commit of the folder the command was started in, if it is under git."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
