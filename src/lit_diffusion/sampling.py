@@ -82,7 +82,7 @@ def write(cfg: DictConfig, x: Tensor, y: Tensor | None, film: Sequence[Tensor]) 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
     """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
-    chosen = OmegaConf.to_container(cfg.sampler or trained.sampler, resolve=True)
+    chosen = OmegaConf.to_container(cfg.get("sampler") or trained.sampler, resolve=True)
     if cfg.steps is not None:
         chosen["steps"] = cfg.steps
     return instantiate(chosen)

@@ -74,7 +74,8 @@ class PlainProgress(ProgressBar):
         losses = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")}
         losses = "".join(f"  {name} {value:.4f}" for name, value in losses.items())
         of_steps = f"/{steps}  {left / 60:.1f} min left" if steps != float("inf") else ""
-        print(f"epoch {trainer.current_epoch + 1}  step {step}{of_steps}{losses}", flush=True)
+        epoch = trainer.fit_loop.epoch_progress.current.ready
+        print(f"epoch {epoch}  step {step}{of_steps}{losses}", flush=True)
 
 
 def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:

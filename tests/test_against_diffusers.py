@@ -1,0 +1,106 @@
+"""The same betas, the same steps, the same noise and a fake network, against diffusers' schedulers."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import nn
+
+from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.predictions import Eps, V, X
+from lit_diffusion.samplers.ancestral import Ancestral
+from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.schedules import Cosine, Linear, Sigmoid
+
+SCHEDULES = {"linear": Linear, "squaredcos_cap_v2": Cosine, "sigmoid": Sigmoid}
+PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
+T = 1000
+
+
+class FakeNetwork(nn.Module):
+    """Smooth, and different at every pixel and index."""
+
+    num_classes = 0
+
+    def forward(self, x_t, time_input, y=None):
+        return torch.sin(1.3 * x_t + 0.01 * time_input.reshape(-1, 1, 1, 1)) * 0.7 + 0.1 * x_t
+
+
+def in_float64(scheduler, schedule):
+    """diffusers keeps its tables in float32; the comparison is of formulas, so give it ours."""
+    torch.testing.assert_close(scheduler.betas.double(), schedule.betas, atol=1e-7, rtol=1e-5)
+    scheduler.betas = schedule.betas
+    scheduler.alphas = 1 - schedule.betas
+    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+    scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
+    return scheduler
+
+
+def their_samples(scheduler, x_t, **step):
+    network = FakeNetwork()
+    generator = torch.Generator().manual_seed(1)
+    for i in scheduler.timesteps:
+        output = network(x_t, i.double().expand(len(x_t)))
+        x_t = scheduler.step(output, i, x_t, generator=generator, **step).prev_sample
+    return x_t
+
+
+def our_samples(sampler, schedule, prediction, scheduler, x_t):
+    """Along diffusers' own grid of indices: index i is our entry k = i + 1."""
+    times = torch.cat([(scheduler.timesteps.double() + 1) / T, torch.zeros(1, dtype=torch.float64)])
+    generator = torch.Generator().manual_seed(1)
+
+    def noise():
+        return torch.randn(x_t.shape, generator=generator, dtype=torch.float64)
+
+    return sampler(Denoiser(FakeNetwork(), schedule, prediction), x_t, noise=noise, times=times)
+
+
+def start():
+    return torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.manual_seed(0))
+
+
+@pytest.mark.parametrize("steps", [T, 50])
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_ancestral_is_ddpm(name, prediction, clip, variance, steps):
+    schedule = SCHEDULES[name]()
+    scheduler = DDPMScheduler(
+        T,
+        beta_schedule=name,
+        variance_type=f"fixed_{variance}",
+        clip_sample=clip,
+        prediction_type=prediction,
+    )
+    in_float64(scheduler, schedule).set_timesteps(steps)
+    theirs = their_samples(scheduler, start())
+    sampler = Ancestral(steps, clip=clip, variance=variance)
+    ours = our_samples(sampler, schedule, PREDICTIONS[prediction](), scheduler, start())
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [T, 50])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_ddim_is_ddim(name, prediction, clip, eta, steps):
+    schedule = SCHEDULES[name]()
+    betas = schedule.betas.tolist()  # its DDIM knows no sigmoid betas by name
+    scheduler = DDIMScheduler(T, trained_betas=betas, clip_sample=clip, prediction_type=prediction)
+    in_float64(scheduler, schedule).set_timesteps(steps)
+    theirs = their_samples(scheduler, start(), eta=eta, use_clipped_model_output=clip)
+    sampler = DDIM(steps, clip=clip, eta=eta)
+    ours = our_samples(sampler, schedule, PREDICTIONS[prediction](), scheduler, start())
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_noising_is_add_noise(name):
+    schedule = SCHEDULES[name]()
+    scheduler = in_float64(DDPMScheduler(T, beta_schedule=name), schedule)
+    x, eps = start(), start().flip(0)
+    i = torch.tensor([0, 999])
+    alpha, sigma = schedule.alpha_sigma((i.double() + 1) / T, x)
+    torch.testing.assert_close(alpha * x + sigma * eps, scheduler.add_noise(x, eps, i), atol=1e-9, rtol=0)

@@ -1,0 +1,163 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tutorial1 import Tutorial1UNet, same_weights
+
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.models.attn_unet import AttnUNet
+from lit_diffusion.models.blocks import SelfAttention, sinusoidal
+from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down
+from lit_diffusion.models.small_unet import SmallUNet
+
+TINY = {
+    SmallUNet: {"widths": (8, 16), "blocks": (1, 2), "heads": 2, "groups": 4},
+    AttnUNet: {
+        "down_channels": (8, 16, 16, 8),
+        "mid_channels": (8, 16, 16),
+        "up_channels": (16, 16, 8, 8),
+        "time_width": 8,
+        "heads": 2,
+    },
+    ConvNeXtUNet: {"width": 4, "multipliers": (1, 2, 2)},
+}
+NETWORKS = pytest.mark.parametrize("network", TINY)
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_attn_unet_equals_the_tutorial():
+    torch.manual_seed(0)
+    ours, theirs = AttnUNet(), Tutorial1UNet()
+    assert count(ours) == count(theirs) == 6_067_857
+    same_weights(ours, theirs)
+    x, i = torch.randn(3, 1, 28, 28), torch.tensor([0, 421, 999])
+    for network in (ours, theirs):
+        network.zero_grad()
+        network(x, i.float() if network is ours else i).square().mean().backward()
+    torch.testing.assert_close(ours(x, i.float()), theirs(x, i), atol=1e-5, rtol=1e-5)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_small_unet_is_small():
+    network = SmallUNet(num_classes=10)
+    assert 2.0e6 < count(network) < 2.5e6
+    with FlopCounterMode(display=False) as flops:
+        network(torch.randn(1, 1, 28, 28), torch.zeros(1))
+    assert flops.get_total_flops() < 300e6
+
+
+def test_small_unet_starts_at_zero():
+    assert SmallUNet()(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).abs().max() == 0
+
+
+def test_convnext_unet_has_the_tutorials_shape():
+    """Two blocks of each level and two in the middle, each skip of its own: 19 blocks at four levels."""
+    network = ConvNeXtUNet(width=8)
+    blocks = [m for m in network.modules() if type(m).__name__ == "ConvNeXtBlock"]
+    assert len(blocks) == 2 * 4 + 2 + 2 * 4 + 1
+    assert [b.depthwise.in_channels for b in blocks[-9:]] == [96, 96, 48, 48, 24, 24, 16, 16, 16]
+    assert blocks[0].convs[1].out_channels == 2 * 8
+
+
+def test_space_to_depth_keeps_every_pixel():
+    down = Down(1, 4)
+    torch.nn.init.zeros_(down.conv.bias)
+    down.conv.weight.data = torch.eye(4).reshape(4, 4, 1, 1)
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert sorted(down(x).flatten().tolist()) == list(range(16))
+    assert down(x)[0, :, 0, 0].tolist() == [0, 1, 4, 5]
+
+
+@pytest.mark.parametrize("size", [28, 29, 32])
+def test_convnext_unet_takes_odd_sizes(size):
+    network = ConvNeXtUNet(width=4, multipliers=(1, 1, 1, 1), image_size=size)
+    assert network(torch.randn(2, 1, size, size), torch.rand(2)).shape == (2, 1, size, size)
+
+
+@NETWORKS
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_parameter_is_trained(network, channels):
+    torch.manual_seed(0)
+    net = network(channels=channels, num_classes=10, **TINY[network])
+    for p in net.parameters():  # wake the zero-initialised convolutions
+        torch.nn.init.normal_(p, std=0.1)
+    x = torch.randn(4, channels, 28, 28)
+    out = net(x, torch.tensor([0.0, 10.0, 500.0, 999.0]), torch.tensor([0, 4, 9, 10]))
+    assert out.shape == x.shape
+    out.square().mean().backward()
+    dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+@NETWORKS
+def test_time_and_label_matter_and_none_is_the_null_label(network):
+    torch.manual_seed(0)
+    net = network(num_classes=10, **TINY[network])
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x, t = torch.randn(2, 1, 28, 28), torch.tensor([5.0, 5.0])
+    out = net(x, t, torch.tensor([3, 3]))
+    assert not torch.allclose(out, net(x, t + 400, torch.tensor([3, 3])))
+    assert not torch.allclose(out[1], net(x, t, torch.tensor([3, 4]))[1])
+    assert torch.equal(net(x, t), net(x, t, torch.tensor([10, 10])))
+
+
+@NETWORKS
+def test_labels_given_to_a_network_without_any_are_refused(network):
+    with pytest.raises(ConfigError, match="labels"):
+        network(**TINY[network])(torch.randn(1, 1, 28, 28), torch.zeros(1), torch.tensor([1]))
+
+
+def test_attention_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = SelfAttention(16, heads=4, groups=4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.out.weight,
+            "out_proj.bias": ours.out.bias,
+        }
+    )
+    x = torch.randn(2, 16, 3, 5)
+    tokens = ours.norm(x).flatten(2).transpose(1, 2)
+    expected = x + theirs(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(ours(x), expected)
+
+
+def test_sinusoidal_features():
+    out = sinusoidal(torch.tensor([0.0, 7.0]), 8)
+    frequencies = 10000.0 ** (-torch.arange(4) / 4)
+    torch.testing.assert_close(out[1], torch.cat([(7 * frequencies).sin(), (7 * frequencies).cos()]))
+    assert out[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    lowest = sinusoidal(torch.tensor([1.0]), 8, lowest=True)
+    torch.testing.assert_close(lowest[0, 3], torch.tensor(1e-4).sin())
+
+
+@pytest.mark.parametrize(
+    "mistake, says",
+    [
+        (lambda: SmallUNet(widths=(60, 112)), "groups is 8"),
+        (lambda: SmallUNet(heads=5), "heads is 5"),
+        (lambda: SmallUNet(image_size=30), "image_size is 30"),
+        (lambda: SmallUNet(widths=(64,), blocks=(1, 2)), "widths"),
+        (lambda: SmallUNet(widths=()), "widths"),
+        (lambda: SmallUNet(num_classes=-1), "num_classes is -1"),
+        (lambda: AttnUNet(image_size=30), "image_size is 30"),
+        (lambda: AttnUNet(groups=7), "groups is 7"),
+        (lambda: AttnUNet(heads=0), "heads is 0"),
+        (lambda: AttnUNet(mid_channels=(128, 128)), "don't meet"),
+        (lambda: AttnUNet(up_channels=(128, 64, 64, 16)), "don't meet"),
+        (lambda: AttnUNet(down_sample=(True, True)), "down_sample"),
+        (lambda: AttnUNet(time_width=7), "time_width is 7"),
+        (lambda: ConvNeXtUNet(width=5), "width is 5"),
+        (lambda: ConvNeXtUNet(multipliers=(1, 0)), "multipliers"),
+        (lambda: ConvNeXtUNet(image_size=4), "image_size is 4"),
+    ],
+)
+def test_mistakes_are_refused_with_the_value(mistake, says):
+    with pytest.raises(ConfigError, match=says):
+        mistake()

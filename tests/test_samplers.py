@@ -1,0 +1,122 @@
+import pytest
+import torch
+from gaussian import Gaussian, Mixture, exact_denoiser
+
+from lit_diffusion.denoiser import Clipped, Denoiser
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.guidance import Guided
+from lit_diffusion.models.small_unet import SmallUNet
+from lit_diffusion.predictions import Eps, V
+from lit_diffusion.samplers.ancestral import Ancestral
+from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.samplers.generate import generate
+from lit_diffusion.schedules import Cosine, Linear
+
+
+class Counter(torch.nn.Module):
+    """A network that counts the images it is shown, and knows labels."""
+
+    num_classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x_t, time_input, y=None):
+        self.seen += len(x_t)
+        return 0.1 * x_t + 0.01 * y.reshape(-1, 1, 1, 1)
+
+
+def start(n=3):
+    return torch.randn(n, 1, 2, 2, dtype=torch.float64, generator=torch.manual_seed(0))
+
+
+def fixed_noise():
+    generator = torch.Generator().manual_seed(5)
+    return lambda: torch.randn(3, 1, 2, 2, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_ddim_with_eta_1_is_ancestral(steps):
+    denoiser = exact_denoiser(Gaussian, Cosine(), Eps())
+    ours = DDIM(steps, eta=1.0)(denoiser, start(), noise=fixed_noise())
+    torch.testing.assert_close(ours, Ancestral(steps)(denoiser, start(), noise=fixed_noise()))
+
+
+@pytest.mark.parametrize("scale, evaluations, label", [(1, 1, 2), (0, 1, 3), (2.5, 2, None)])
+def test_guidance_costs_and_bit_exact_ends(scale, evaluations, label):
+    """Scale 1 is the conditional denoiser and scale 0 the unconditional, bit for bit, at one evaluation."""
+    plain = Denoiser(Counter(), Linear(), Eps())
+    t, y = torch.full((3,), 0.5, dtype=torch.float64), torch.full((3,), 2)
+    guided = Guided(plain, scale)(start(), t, y)
+    assert plain.network.seen == 3 * evaluations
+    cond, uncond = plain(start(), t, y), plain(start(), t, torch.full((3,), 3))
+    if label is not None:
+        assert all(torch.equal(a, b) for a, b in zip(guided, cond if label == 2 else uncond, strict=True))
+    for end in ("x", "eps"):
+        c, u, g = (getattr(estimate, end) for estimate in (cond, uncond, guided))
+        torch.testing.assert_close(g, u + scale * (c - u))
+
+
+def test_guidance_without_labels_is_refused():
+    with pytest.raises(ConfigError, match="without labels"):
+        Guided(exact_denoiser(Gaussian, Linear(), Eps()), 2.0)
+
+
+def test_clipping_keeps_x_inside_and_the_estimate_on_the_path():
+    denoiser = exact_denoiser(Gaussian, Linear(), Eps())
+    x_t, t = 8 * start(), torch.full((3,), 0.3, dtype=torch.float64)
+    assert denoiser(x_t, t).x.abs().max() > 1
+    x, eps = Clipped(denoiser)(x_t, t)
+    assert x.abs().max() <= 1
+    alpha, sigma = Linear().alpha_sigma(t, x)
+    torch.testing.assert_close(alpha * x + sigma * eps, x_t)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(8, eta=0.7), Ancestral(8, clip=True)])
+def test_images_do_not_depend_on_the_batch(sampler):
+    torch.manual_seed(0)
+    network = SmallUNet(widths=(8, 8), blocks=(1, 1), heads=2, groups=4, num_classes=10)
+    for p in network.parameters():  # the zero-initialised convolutions would hide differences
+        torch.nn.init.normal_(p, std=0.2)
+    denoiser = Denoiser(network.eval(), Cosine(), V())
+    y = torch.arange(12) % 10
+
+    def made(*batches):
+        return torch.cat([generate(sampler, denoiser, b, (1, 28, 28), seed=3, y=y[list(b)]) for b in batches])
+
+    whole = made(range(12))
+    assert whole.std(0).min() > 0.01  # twelve different images
+    torch.testing.assert_close(made(range(5), range(5, 12)), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made(range(7, 12)), whole[7:], atol=1e-4, rtol=1e-4)
+    other = generate(sampler, denoiser, range(12), (1, 28, 28), seed=4, y=y)
+    assert (other - whole).abs().mean() > 0.01
+
+
+def test_hook_sees_every_step_and_has_the_last_word():
+    seen = []
+
+    def halve(x_s, s, visit):
+        seen.append((float(visit.t), float(s)))
+        return x_s / 2
+
+    denoiser = exact_denoiser(Gaussian, Linear(), Eps())
+    out = DDIM(4)(denoiser, start(), after_step=halve)
+    assert seen == [(1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)]
+    assert out.abs().max() < DDIM(4)(denoiser, start()).abs().max()
+
+
+def test_a_step_from_the_middle():
+    """Times of one's own start the walk anywhere: the seam for image-to-image."""
+    denoiser = exact_denoiser(Mixture, Linear(), Eps())
+    x_t = Mixture.points.reshape(3, 2, 1, 1).clone()
+    times = torch.tensor([0.1, 0.05, 0.0], dtype=torch.float64)
+    assert (DDIM(50)(denoiser, x_t, times=times) - x_t).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "mistake", [lambda: DDIM(0), lambda: DDIM(5, eta=1.5), lambda: Ancestral(5, variance="huge")]
+)
+def test_mistakes_are_refused(mistake):
+    with pytest.raises(ConfigError, match="sampler"):
+        mistake()

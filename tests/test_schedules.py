@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.schedules import Cosine, DiscreteSchedule, Linear, Sigmoid
+
+SCHEDULES = [Linear, Cosine, Sigmoid]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ends_and_monotony(schedule):
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    alpha, sigma = schedule().alpha(t), schedule().sigma(t)
+    assert alpha[0] == 1
+    assert sigma[0] == 0
+    assert alpha[-1] < 0.1
+    assert (alpha.diff() < 0).all()
+    assert (sigma.diff() > 0).all()
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t))
+
+
+def test_cosine_follows_the_published_formula_up_to_its_clipped_end():
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+    ours = Cosine().alpha(t) ** 2
+    torch.testing.assert_close(ours[:-1], (f / f[0])[:-1], atol=1e-12, rtol=0)
+    assert Cosine().betas[-1] == 0.999
+
+
+def test_tutorial_table():
+    """Tutorial 1 indexes its tables with i = 0 .. T-1; entry k = i + 1 of ours."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    i = torch.tensor([0, 1, 499, 999])
+    t = (i + 1) / 1000
+    torch.testing.assert_close(Linear().alpha(t).double() ** 2, alpha_bar[i], atol=1e-6, rtol=0)
+    assert Linear().time_input(t).tolist() == i.tolist()
+
+
+def test_log_snr():
+    t = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    schedule = Linear()
+    expected = (schedule.alpha(t) ** 2 / schedule.sigma(t) ** 2).log()
+    torch.testing.assert_close(schedule.log_snr(t), expected)
+
+
+def test_grid_of_times():
+    assert Linear().times(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert Linear(steps=10).times(4).tolist() == [1, 0.8, 0.5, 0.2, 0]  # entries of the table alone
+    assert len(Linear().times(1000).unique()) == 1001
+
+
+def test_float32_times_hit_their_entries():
+    k = torch.arange(1001)
+    assert torch.equal(Linear().time_input(k / 1000), (k - 1).float())
+
+
+def test_random_times_are_every_entry_but_the_clean_one():
+    t = Linear(steps=4).random_times(1000, torch.Generator().manual_seed(0))
+    assert t.unique().tolist() == [0.25, 0.5, 0.75, 1]
+    assert abs(t.mean() - 0.625) < 0.04
+
+
+def test_float32_results_are_float64_ones_rounded():
+    t = torch.linspace(0, 1, 1001)
+    torch.testing.assert_close(Cosine().alpha(t).double(), Cosine().alpha(t.double()), atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: Linear().times(1001),
+        lambda: Linear(steps=0),
+        lambda: Linear(beta_start=0.0),
+        lambda: Linear(beta_end=1.0),
+        lambda: Sigmoid(beta_start=-1e-4),
+        lambda: DiscreteSchedule(torch.tensor([0.1, 1.5])),
+    ],
+)
+def test_mistakes_are_refused(mistake):
+    with pytest.raises(ConfigError):
+        mistake()
