@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,22 +45,23 @@ def config(tmp_path):
     return composed
 
 
+def run_python(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A python command in a process of its own, without the caller's W&B and Hydra settings."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA"))}
+    environment = {
+        **clean,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_CONFIG_DIR": str(cwd),
+        "NETRC": str(cwd / "netrc"),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
 @pytest.fixture
 def run(tmp_path):
-    """run(*command): a python command in a process of its own, in an empty folder, with no W&B key."""
-
-    def started(*command: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "COV"))}
-        environment = {
-            **clean,
-            "PYTHONPATH": str(ROOT / "tests"),
-            "OMP_NUM_THREADS": "1",
-            "WANDB_CONFIG_DIR": str(tmp_path),
-            "NETRC": str(tmp_path / "netrc"),
-            **environment,
-        }
-        return subprocess.run(
-            [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
-        )
-
-    return started
+    """run(*command): a python command in an empty folder of its own."""
+    return partial(run_python, cwd=tmp_path)

@@ -16,7 +16,9 @@ def path(schedule=Linear, t=(0.001, 0.3, 0.9)):
 @ANY
 def test_the_true_target_gives_back_the_image_and_the_noise(prediction):
     x, eps, alpha, sigma = path()
-    estimate = prediction.estimate(prediction.target(x, eps, alpha, sigma), alpha * x + sigma * eps, alpha, sigma)
+    estimate = prediction.estimate(
+        prediction.target(x, eps, alpha, sigma), alpha * x + sigma * eps, alpha, sigma
+    )
     torch.testing.assert_close(estimate.x, x)
     torch.testing.assert_close(estimate.eps, eps)
 

@@ -15,6 +15,9 @@ class Perf(L.Callback):
     the images per second.
     """
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._restart(trainer)
+
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._restart(trainer)
 

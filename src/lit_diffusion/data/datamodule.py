@@ -88,7 +88,7 @@ class ImageDataModule(L.LightningDataModule):
         self.val_set = TensorDataset(images[val], labels[val])
 
     def train_dataloader(self) -> DataLoader:
-        order = self._order(self.train_set, self.batch_size, self.shuffle, *self._progress())
+        order = self._order(self.train_set, self.batch_size, self.shuffle, self._position)
         if len(order) == 0:
             raise ConfigError(
                 f"data.batch_size {self.batch_size} on {order.world_size} processes is more than the "
@@ -119,17 +119,14 @@ class ImageDataModule(L.LightningDataModule):
             )
         return images, labels
 
-    def _order(self, dataset: TensorDataset, batch_size: int, shuffle: bool, epoch=0, skip=0) -> BatchOrder:
+    def _order(self, dataset: TensorDataset, batch_size: int, shuffle: bool, *position) -> BatchOrder:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchOrder(len(dataset), batch_size, shuffle, self.seed, rank, world_size, epoch, skip)
+        return BatchOrder(len(dataset), batch_size, shuffle, self.seed, rank, world_size, *position)
 
-    def _progress(self) -> tuple[int, int]:
-        """(epoch, batches of it done), from the number of optimizer steps taken."""
-        if self.trainer is None or self.trainer.global_step == 0:
+    def _position(self) -> tuple[int, int]:
+        """(epoch, batches of it done), from the number of optimizer steps taken, which resuming restores."""
+        if self.trainer is None:
             return 0, 0
-        batches = len(self._order(self.train_set, self.batch_size, self.shuffle))
-        limit = self.trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         accumulate = self.trainer.accumulate_grad_batches
-        epoch, steps = divmod(self.trainer.global_step, -(-batches // accumulate))
+        epoch, steps = divmod(self.trainer.global_step, -(-self.trainer.num_training_batches // accumulate))
         return epoch, steps * accumulate

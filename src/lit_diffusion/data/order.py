@@ -1,6 +1,6 @@
 """The order of batches, a pure function of (seed, epoch)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class BatchOrder(Sampler[Tensor]):
         shuffle: a new order every epoch; False: the images' own order.
         seed: of the shuffling.
         rank, world_size: this process, and how many share each batch.
-        epoch, skip: where to begin: the epoch, and how many of its batches are done already.
+        position: asked at the start of each pass: (epoch, batches of it that are done already).
     """
 
     def __init__(
@@ -33,32 +33,25 @@ class BatchOrder(Sampler[Tensor]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        epoch: int = 0,
-        skip: int = 0,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ):
         self.n = n
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = epoch
-        self.resumed_at = (epoch, skip)
+        self.position = position
         self.global_batch = batch_size * world_size
 
     def __len__(self) -> int:
         return self.n // self.global_batch if self.shuffle else -(-self.n // self.global_batch)
 
     def __iter__(self) -> Iterator[Tensor]:
-        first_epoch, skip = self.resumed_at
-        batches = self._order().split(self.global_batch)[: len(self)]
-        for batch in batches[skip if self.epoch == first_epoch else 0 :]:
+        epoch, done = self.position()
+        for batch in self._order(epoch).split(self.global_batch)[done : len(self)]:
             yield batch.tensor_split(self.world_size)[self.rank]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def _order(self) -> Tensor:
+    def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.n)
-        return torch.randperm(self.n, generator=rng.generator(self.seed, self.epoch))
+        return torch.randperm(self.n, generator=rng.generator(self.seed, epoch))

@@ -20,7 +20,8 @@ class SmallUNet(nn.Module):
     """A residual U-Net (Dhariwal and Nichol 2021) on 2x2 patches, with attention at its lowest level.
 
     Pixels are folded into channels first, 28x28 to 14x14x4, which saves three quarters of the work.
-    Time and label set a scale and a shift in every block. The last convolution of each block and of
+    Time and label set a scale and a shift in every block. The last convolution also sees the first
+    one's output, a straight way for the noise that the network must copy. The last convolution of each block and of
     the network starts at zero, so that training starts from identities and from an output of zero.
 
     Args:
@@ -80,13 +81,13 @@ class SmallUNet(nn.Module):
             self.ups.append(Level(double, level_blocks))
             c = width
         self.norm_out = group_norm(groups, c)
-        self.conv_out = zero_init(nn.Conv2d(c, 4 * channels, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(2 * c, 4 * channels, 3, padding=1))
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
         emb = self.time_mlp(sinusoidal(time_input, self.time_width))
         emb = emb + self.label_embedding(y, like=emb)
-        h = self.conv_in(F.pixel_unshuffle(x_t, 2))
+        h = first = self.conv_in(F.pixel_unshuffle(x_t, 2))
         skips = []
         for level in self.downs:
             h = level.resample(h)
@@ -98,7 +99,8 @@ class SmallUNet(nn.Module):
             h = level.resample(h)
             for block in level.blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), 2)
+        h = torch.cat([F.silu(self.norm_out(h)), first], dim=1)
+        return F.pixel_shuffle(self.conv_out(h), 2)
 
 
 class Level(nn.Module):

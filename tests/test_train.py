@@ -1,0 +1,206 @@
+"""The training command, on real digits at debug size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+from omegaconf import OmegaConf
+from PIL import Image
+
+from lit_diffusion import checkpoint
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.training import train
+
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def tiny(cfg):
+    return TINY[OmegaConf.select(cfg, "model._target_").split(".")[-2]]
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x", "v"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("model", TINY)
+def test_every_combination_trains(config, tmp_path, model, schedule, prediction):
+    choices = [f"model={model}", f"schedule={schedule}", f"prediction={prediction}"]
+    metrics, objects = train(config(*choices, "trainer=debug", *TINY[model]))
+    assert 0 < metrics["val/loss"] < float("inf")
+    assert objects["trainer"].global_step == 3
+    assert (tmp_path / "samples" / "grid_step_000003.png").is_file()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains(config, tmp_path, experiment):
+    choices = [f"experiment={experiment}", "trainer=debug"]
+    # An experiment's own numbers win over the trainer's, so its sizes are cut one by one.
+    small = [
+        "data.batch_size=8",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2",
+        "trainer.limit_val_batches=1",
+        "trainer.log_every_n_steps=1",
+        "logger=csv",
+        "sampler.steps=3",
+        "callbacks.samples.n=4",
+    ]
+    metrics, _ = train(config(*choices, *small, *tiny(config(*choices))))
+    assert 0 < metrics["val/loss"] < float("inf")
+    assert len(list((tmp_path / "samples").glob("*.png"))) == 2
+
+
+def test_tutorial1_is_the_tutorials(config):
+    cfg = config("experiment=tutorial1")
+    assert cfg.data.batch_size == 64
+    assert cfg.trainer.max_epochs == 40
+    assert (cfg.optimizer._target_, cfg.optimizer.lr) == ("torch.optim.Adam", 1e-4)
+    assert (cfg.schedule.steps, cfg.schedule.beta_start, cfg.schedule.beta_end) == (1000, 1e-4, 0.02)
+    assert (cfg.callbacks.samples.n, cfg.callbacks.samples.columns, cfg.sampler.steps) == (100, 10, 1000)
+    assert sum(p.numel() for p in checkpoint.build_denoiser(cfg).parameters()) == 6_067_857
+
+
+def test_overfit_learns_a_batch_by_heart(config):
+    metrics, _ = train(config("trainer=overfit", "callbacks.samples=null", "data.batch_size=4"))
+    assert metrics["train/loss"] < 0.005
+
+
+def test_a_run_leaves_checkpoints_pictures_and_metrics(config, tmp_path):
+    train(config("trainer=debug", "trainer.max_epochs=2", *TINY["small_unet"]))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    pictures = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert pictures == [f"{k}_step_{s:06d}.png" for k in ("grid", "trajectory") for s in (3, 6)]
+    header = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
+    wanted = {"train/loss", "train/lr", "train/grad_norm", "val/loss", "perf/images_per_second"}
+    assert wanted <= set(header)
+    assert any(name.startswith("train_t/0.") for name in header)
+    assert any(name.startswith("val_t/0.") for name in header)
+
+
+def test_grids_show_the_same_noise_getting_better(config, tmp_path):
+    """With a learning rate of 0 two grids are the same picture; two seeds are not."""
+    options = ["trainer=debug", "optimizer.lr=0", "sampler=ddim", *TINY["small_unet"]]
+    train(config(*options, "trainer.max_epochs=2"))
+    first, second = (tmp_path / "samples" / f"grid_step_{s:06d}.png" for s in (3, 6))
+    assert first.read_bytes() == second.read_bytes()
+    train(config(*options, "callbacks.samples.seed=1"))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_trajectory_shows_noise_first_and_the_sample_last(config, tmp_path):
+    """Per sample two rows, x_t above the estimate of x, one column for each time asked for."""
+    train(
+        config("trainer=debug", "sampler.steps=10", "callbacks.samples.trajectory_n=2", *TINY["small_unet"])
+    )
+    trajectory = Image.open(tmp_path / "samples" / "trajectory_step_000003.png")
+    assert trajectory.size == (2 + 6 * 30, 2 + 4 * 30)
+    final = trajectory.crop((2 + 5 * 30, 2, 30 + 5 * 30, 30))
+    assert final.tobytes() == trajectory.crop((2 + 5 * 30, 32, 30 + 5 * 30, 60)).tobytes()
+    grid = Image.open(tmp_path / "samples" / "grid_step_000003.png")
+    assert final.tobytes() == grid.crop((2, 2, 30, 30)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.gradient_clip_val=null",
+        "callbacks.ema=null",
+        "logger=none",
+        "logger=[csv,tensorboard]",
+        "+trainer.fast_dev_run=true",
+        "trainer.max_steps=2",
+    ],
+)
+def test_options_of_a_run(config, override):
+    _, objects = train(config("trainer=debug", override, *TINY["small_unet"]))
+    assert all(p.isfinite().all() for p in objects["module"].parameters())
+
+
+def test_compile_changes_no_name_and_no_number(config):
+    """Compiling in earnest takes a minute; here the compiled network falls back to eager inside."""
+    options = ["trainer=debug", "callbacks.samples=null", *TINY["small_unet"]]
+    with torch.compiler.set_stance("force_eager"):
+        compiled, objects = train(config(*options, "compile=true"))
+    network = objects["module"].denoiser.network
+    assert network._compiled_call_impl is not None
+    plain, objects = train(config(*options))
+    assert compiled["val/loss"] == plain["val/loss"]
+    assert objects["module"].state_dict().keys() == {f"denoiser.network.{k}" for k in network.state_dict()}
+
+
+def test_every_checkpoint_is_plain_data_and_holds_the_whole_config(config, tmp_path):
+    cfg = config("trainer=debug", "model.num_classes=10", *TINY["small_unet"])
+    train(cfg)
+    for path in (tmp_path / "checkpoints").iterdir():
+        saved = torch.load(path, weights_only=True)["hyper_parameters"]
+        resolved = OmegaConf.to_container(cfg, resolve=True)
+        assert {k: saved[k] for k in resolved} == resolved
+        assert saved["parameters"] > 0
+        assert "git_commit" in saved
+
+
+def test_a_saved_checkpoint_evaluates_to_the_loss_that_training_reported(config, tmp_path):
+    cfg = config("trainer=debug", "trainer.max_epochs=2", "optimizer.lr=1e-2", *TINY["small_unet"])
+    reported, objects = train(cfg)
+    trainer, module = objects["trainer"], objects["module"]
+    for p in module.parameters():
+        torch.nn.init.normal_(p)
+    ckpt = str(tmp_path / "checkpoints" / "last.ckpt")
+    (evaluated,) = trainer.validate(module, objects["datamodule"], ckpt_path=ckpt, verbose=False)
+    for name in (k for k in reported if k.startswith("val")):
+        assert evaluated[name] == pytest.approx(reported[name], rel=1e-6)
+
+
+def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
+    cfg = config("trainer=debug", "optimizer.lr=1e-2", *TINY["small_unet"])
+    _, objects = train(cfg)
+    saved = checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")
+    loaded = checkpoint.load_denoiser(saved)
+    average = saved["callbacks"]["ema"]["average"]
+    raw = dict(objects["module"].named_parameters())
+    for name, p in loaded.named_parameters():
+        assert torch.equal(p, average[f"denoiser.{name}"])
+    assert any(not torch.equal(average[name], raw[name]) for name in average)
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(
+    "overrides, says",
+    [
+        (["sampler.steps=1001"], "1001 steps, but this schedule has 1000"),
+        (["callbacks.samples.guidance=2"], "trained without labels"),
+        (["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["trainer.accelerator=gpu"], "torch sees none"),
+    ],
+)
+def test_mistakes_are_found_before_training(config, tmp_path, overrides, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=says):
+        train(config("trainer=debug", *overrides, *TINY["small_unet"]))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_unfit_checkpoints_are_refused(config, tmp_path):
+    options = ["trainer=debug", "callbacks.samples=null", *TINY["small_unet"]]
+    train(config(*options))
+    ckpt = tmp_path / "checkpoints" / "last.ckpt"
+    whole = ckpt.read_bytes()
+    for name, content in {
+        "half.ckpt": whole[: len(whole) // 2],
+        "empty.ckpt": b"",
+        "text.ckpt": b"hello",
+    }.items():
+        Path(tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f"{name} is truncated, or not a checkpoint"):
+            train(config(*options, f"ckpt={tmp_path / name}"))
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    with pytest.raises(ConfigError, match="not a checkpoint of lit_diffusion"):
+        train(config(*options, f"ckpt={tmp_path / 'other.ckpt'}"))
+    for change, says in {
+        "model.widths=[8,16]": r"model.widths was \[8, 8\] and is \[8, 16\]",
+        "prediction=v": "prediction._target_ was lit_diffusion.predictions.Eps",
+        "schedule=linear": "schedule.beta_end was None and is 0.02",
+    }.items():
+        with pytest.raises(ConfigError, match=says):
+            train(config(*options, change, f"ckpt={ckpt}"))
