@@ -1,6 +1,7 @@
 """Weights & Biases, with or without a key, with or without a network."""
 
 import os
+from pathlib import Path
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
@@ -21,9 +22,10 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
     settings = {"project": project, "save_dir": save_dir, "resume": "allow", **settings}
     if rank_zero_only.rank != 0:
         return WandbLogger(mode="disabled", **settings)
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    logger = WandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
+    mode = os.environ.get("WANDB_MODE")
     try:
+        mode = mode or ("online" if wandb.login(prompt=False) else "offline")
+        logger = WandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
         define_metrics(logger)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
         print(f"W&B can't be reached ({str(error).splitlines()[0]})")
@@ -31,7 +33,7 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
         logger = WandbLogger(mode=mode, **settings)
         define_metrics(logger)
     if mode == "offline":
-        print(f"W&B logs offline; upload the run later with: wandb sync {logger.experiment.dir}")
+        print(f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}")
     return logger
 
 

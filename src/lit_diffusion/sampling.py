@@ -28,11 +28,11 @@ def sample(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: a checkpoint, sampler, label or guidance that can't work.
     """
-    for key in ("n", "batch_size", "rows"):
-        if cfg[key] < 1:
-            raise ConfigError(f"{key} is {cfg[key]}: choose 1 or more")
-    if cfg.seed < 0:
-        raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
+    if cfg.ckpt is None:
+        raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
+    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
+        if not isinstance(cfg[key], int) or cfg[key] < least:
+            raise ConfigError(f"{key} is {cfg[key]}: choose a whole number of at least {least}")
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion import checkpoint
@@ -49,10 +49,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     for callback in samples:
         callback.check(module.denoiser)
     loggers = build_loggers(cfg, start)
-    wandb_ids = [WandbId(lg.experiment.id) for lg in loggers if isinstance(lg, WandbLogger)]
-    trainer = instantiate(cfg.trainer, _convert_="all")(
-        callbacks=callbacks + wandb_ids, logger=loggers, plugins=[AtomicCheckpointIO()]
-    )
+    wandb_ids = [WandbId(lg.version) for lg in loggers if isinstance(lg, WandbLogger)]
+    trainer = build_trainer(cfg, callbacks=callbacks + wandb_ids, logger=loggers)
     say(describe(module))
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
@@ -90,6 +88,14 @@ def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]
     return [instantiate(logger, _convert_="all") for logger in loggers.values()]
 
 
+def build_trainer(cfg: DictConfig, **parts) -> L.Trainer:
+    """The trainer of a config; what Lightning won't take is the user's to mend."""
+    try:
+        return instantiate(cfg.trainer, _convert_="all")(plugins=[AtomicCheckpointIO()], **parts)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"Lightning refuses the trainer: {error}") from error
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse what the machine or the launcher can't do."""
     accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
@@ -107,12 +113,14 @@ def check(cfg: DictConfig) -> None:
 
 def quieten() -> None:
     """Silence Lightning's advertisements, and warnings about what is meant to be so here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are gathered from memory
         ".*dirpath has changed.*",  # a resumed run has a folder of its own
         ".*Checkpoint directory .* exists.*",
         ".*smaller than the logging interval.*",
+        ".*logs directory .* exists.*",
         ".*treespec, LeafSpec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message)

@@ -55,6 +55,11 @@ class PlainProgress(ProgressBar):
     def __init__(self, seconds: float = 10.0):
         super().__init__()
         self.seconds = seconds
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Called by Lightning in every process but the first."""
+        self.enabled = False
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.start = self.printed = time.perf_counter()
@@ -70,7 +75,7 @@ class PlainProgress(ProgressBar):
         self._line(trainer, time.perf_counter())
 
     def _line(self, trainer, now: float) -> None:
-        if not trainer.is_global_zero:
+        if not self.enabled:
             return
         step, steps = trainer.global_step, trainer.estimated_stepping_batches
         left = (now - self.start) / max(step - self.first_step, 1) * (steps - step)

@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format bench mutants clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid of digits
+	@echo "The quick start takes about 8 minutes on 2 CPU cores, less on more."
+	$(BIN)/python train.py experiment=quickstart
+
+test: .venv/installed-test ## Run the test suite
+	$(BIN)/pytest
+
+lint: .venv/installed-test ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-test ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-test ## Time this project against the tutorial's own code
+	$(BIN)/python tests/bench.py
+
+mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
+	$(BIN)/python tests/mutants.py
+
+clean: ## Remove the virtual environment and caches; runs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache dist
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: a few minutes and about 6 GB the first time ..."
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) -e '.[test]'
+	@touch $@

@@ -1,0 +1,137 @@
+import pytest
+import torch
+from conftest import TINY
+
+from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO
+from lit_diffusion.callbacks.ema import EMA, averaged
+from lit_diffusion.callbacks.progress import Perf
+from lit_diffusion.lit_module import LitDiffusion
+from lit_diffusion.training import train
+
+
+class Trainer:
+    global_step = 0
+
+    def __init__(self, *callbacks):
+        self.callbacks = list(callbacks)
+
+
+class Module(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.index = torch.nn.Parameter(torch.arange(2), requires_grad=False)
+        self.register_buffer("running", torch.zeros(2))
+
+
+def trained_ema(decay=0.9, steps=5):
+    """An EMA that has seen weights 1, 2, ..., steps."""
+    ema, module = EMA(decay), Module()
+    trainer = Trainer(ema)
+    ema.on_train_start(trainer, module)
+    for step in range(1, steps + 1):
+        trainer.global_step = step
+        module.weight.data.fill_(step)
+        ema.on_train_batch_end(trainer, module, None, None, 0)
+        ema.on_train_batch_end(trainer, module, None, None, 1)  # a batch without an optimizer step
+    return trainer, ema, module
+
+
+def test_ema_is_the_formula_with_its_warm_up():
+    _, ema, _ = trained_ema(decay=0.3, steps=5)
+    expected = 0.0
+    for n in range(1, 6):
+        d = min(0.3, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * n
+    torch.testing.assert_close(ema.average["weight"], torch.full((2,), expected))
+    assert list(ema.average) == ["weight"]  # neither integers nor buffers
+
+
+def test_ema_is_applied_and_taken_back_even_after_an_error():
+    trainer, ema, module = trained_ema()
+    average = ema.average["weight"].clone()
+    module.train()
+    with pytest.raises(RuntimeError), averaged(trainer, module):
+        assert torch.equal(module.weight, average)
+        assert not module.training
+        raise RuntimeError
+    assert module.weight.tolist() == [5, 5]
+    assert torch.equal(ema.average["weight"], average)
+    assert module.training
+
+
+def test_ema_is_used_in_validation_and_left_by_an_exception():
+    trainer, ema, module = trained_ema()
+    ema.on_validation_start(trainer, module)
+    with averaged(trainer, module):
+        pass
+    assert module.weight[0] != 5  # still validating
+    ema.on_exception(trainer, module, RuntimeError())
+    assert module.weight[0] == 5
+    ema.on_validation_end(trainer, module)
+    assert module.weight[0] == 5
+
+
+def test_without_ema_the_weights_stay():
+    module = Module()
+    with averaged(Trainer(), module):
+        assert module.weight.tolist() == [0, 0]
+
+
+def test_validation_reports_the_average(config):
+    """With decay 0 the average is the weights after each step, so both report the same; 0.9999 differs."""
+    options = ["trainer=debug", "optimizer.lr=1e-2", "callbacks.samples=null", *TINY["small_unet"]]
+    raw = train(config(*options, "callbacks.ema=null"))[0]["val/loss"]
+    assert train(config(*options, "callbacks.ema.decay=0"))[0]["val/loss"] == pytest.approx(raw, rel=1e-6)
+    assert train(config(*options))[0]["val/loss"] != pytest.approx(raw, rel=1e-6)
+
+
+def test_checkpoints_replace_each_other_whole(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "deep" / "last.ckpt"
+    io.save_checkpoint({"n": 1}, path)
+
+    class Unpicklable:
+        def __reduce__(self):
+            raise RuntimeError("can't be saved")
+
+    with pytest.raises(RuntimeError):
+        io.save_checkpoint({"n": Unpicklable()}, path)
+    assert torch.load(path) == {"n": 1}
+    io.save_checkpoint({"n": 2}, path)
+    assert torch.load(path) == {"n": 2}
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_gradient_norm_is_that_of_the_whole_gradient_before_clipping(config):
+    norms = []
+
+    def step(self, trainer, pl_module, optimizer):
+        original(self, trainer, pl_module, optimizer)
+        squares = sum(float(p.grad.square().sum()) for p in pl_module.parameters() if p.grad is not None)
+        norms.append((float(trainer.callback_metrics["train/grad_norm"]), squares**0.5))
+
+    original = Perf.on_before_optimizer_step
+    options = ["trainer=debug", "trainer.gradient_clip_val=1e-3", "callbacks.samples=null"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Perf, "on_before_optimizer_step", step)
+        train(config(*options, *TINY["attn_unet"], "model=attn_unet"))
+    assert len(norms) == 3
+    assert all(logged == pytest.approx(true, rel=1e-5) and true > 1e-3 for logged, true in norms)
+
+
+def test_a_step_has_randomness_of_its_own_for_networks_that_draw(config):
+    """Dropout's stream is a function of (seed, step): the same in two runs, different in two steps."""
+    drawn = []
+
+    def step(self, batch, batch_idx):
+        drawn.append(float(torch.rand(())))
+        return original(self, batch, batch_idx)
+
+    original = LitDiffusion.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LitDiffusion, "training_step", step)
+        for _ in range(2):
+            train(config("trainer=debug", "callbacks.samples=null", *TINY["small_unet"]))
+            torch.rand(7)
+    assert drawn[:3] == drawn[3:]
+    assert len(set(drawn)) == 3

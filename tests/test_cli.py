@@ -1,0 +1,98 @@
+"""The commands as a person types them, each in a process of its own."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import DIGITS, ROOT, TINY
+
+TRAIN = str(ROOT / "train.py")
+DEBUG = [*DIGITS, *TINY["small_unet"], "trainer=debug", "sampler=ddim"]
+
+
+def test_help_is_quick_and_reads_well(run):
+    """Quick because nothing heavy is imported; asserted as that, since time can't be."""
+    result = run(TRAIN, "--help")
+    assert result.returncode == 0
+    for line in (
+        "model: attn_unet, convnext_unet, small_unet",
+        "experiment=quickstart",
+        "usage: python train.py",
+    ):
+        assert line in result.stdout
+    heavy = "import sys, lit_diffusion.train, lit_diffusion.sample; print('torch' in sys.modules)"
+    assert run("-c", heavy).stdout.strip() == "False"
+
+
+def test_sample_help(run):
+    result = run("-m", "lit_diffusion.sample", "--help")
+    assert "guidance: 1" in result.stdout
+    assert "sampler: ancestral, ddim" in result.stdout
+
+
+def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
+    trained = run(TRAIN, *DEBUG, "model.num_classes=10", "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    assert "samples: " in trained.stdout
+    assert (tmp_path / "run" / ".hydra" / "overrides.yaml").is_file()
+    ckpt = "ckpt=run/checkpoints/last.ckpt"
+    sampled = run("-m", "lit_diffusion.sample", ckpt, "steps=3", "n=12", "rows=2", "out=here", "guidance=2")
+    assert sampled.returncode == 0, sampled.stderr
+    assert sampled.stdout.split() == ["here/grid.png", "here/trajectory.gif"]
+
+
+@pytest.mark.parametrize(
+    "command, says",
+    [
+        ([TRAIN, "schedule=cosin"], "Could not find 'schedule/cosin'"),
+        ([TRAIN, "optimizer.learning_rate=1"], "Key 'learning_rate' is not in struct"),
+        ([TRAIN, *DEBUG, "sampler.steps=1001"], "error: the sampler wants 1001 steps"),
+        ([TRAIN, *DEBUG, "model.heads=3"], "error: model.heads is 3"),
+        ([TRAIN, *DEBUG, "sampler.eta=2"], "error: sampler.eta is 2"),
+        ([TRAIN, *DEBUG, "ckpt=nowhere"], "error: ckpt nowhere does not exist"),
+        ([TRAIN, *DEBUG, "data.batch_size=400"], "error: data.batch_size 400"),
+        (["-m", "lit_diffusion.sample", "ckpt=nowhere"], "error: ckpt nowhere does not exist"),
+        ([TRAIN, *DEBUG, "trainer.precision=17"], "error: Lightning refuses the trainer: Precision 17"),
+        (["-m", "lit_diffusion.sample"], "error: ckpt is missing"),
+        (["-m", "lit_diffusion.sample", "ckpt=x", "n=many"], "error: n is many"),
+    ],
+)
+def test_a_mistake_is_one_sentence(run, command, says):
+    result = run(*command)
+    assert result.returncode != 0
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_traceback_is_there_for_those_who_ask(run):
+    result = run(TRAIN, *DEBUG, "sampler.steps=1001", HYDRA_FULL_ERROR="1")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_multirun_with_ddp_is_refused(run):
+    result = run(TRAIN, "-m", *DEBUG, "trainer.strategy=ddp", "trainer.devices=2", "seed=0,1")
+    assert result.returncode != 0
+    assert "ddp_spawn" in result.stderr
+
+
+def test_the_installed_wheel_is_the_same_command(tmp_path):
+    """Unpacked where nothing else is, it trains and samples from an empty folder."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
+    subprocess.run([*build, "-w", str(tmp_path)], check=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    shutil.copy(ROOT / "tests" / "digits.py", site)
+    shutil.copytree(ROOT / "tests" / "data", site / "data")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, "-m", "lit_diffusion.train", *DEBUG, "hydra.run.dir=run"]
+    where = [sys.executable, "-c", "import lit_diffusion; print(lit_diffusion.__file__)"]
+    environment = {"PYTHONPATH": str(site), "PATH": "", "HOME": str(empty)}
+    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True)
+    assert str(site) in found.stdout
+    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
+    assert (empty / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from omegaconf import OmegaConf
+from PIL import Image
+
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.sampling import build_sampler, labels, sample
+from lit_diffusion.training import train
+
+
+@pytest.fixture
+def trained(config, tmp_path):
+    """trained(*overrides): the path of a small checkpoint, by default one that knows labels."""
+
+    def made(*overrides: str):
+        options = ["trainer=debug", "model.num_classes=10", "optimizer.lr=1e-2", "callbacks.samples=null"]
+        train(config(*options, *TINY["small_unet"], *overrides))
+        return tmp_path / "checkpoints" / "last.ckpt"
+
+    return made
+
+
+@pytest.fixture
+def sampled(config, tmp_path):
+    """sampled(ckpt, *overrides): the files that the sampling command writes."""
+
+    def made(ckpt, *overrides: str):
+        options = [f"ckpt={ckpt}", "steps=4", "n=12", "rows=3"]
+        return sample(config(*options, *overrides, config_name="sample"))
+
+    return made
+
+
+def test_files(trained, sampled):
+    grid, npz, gif = sampled(trained(), "npz=true", "gif_frames=3")
+    assert [p.name for p in (grid, npz, gif)] == ["grid.png", "samples.npz", "trajectory.gif"]
+    assert Image.open(grid).size == (2 + 4 * 30, 2 + 3 * 30)
+    with np.load(npz) as arrays:
+        images, y = arrays["images"], arrays["labels"]
+    assert (images.shape, images.dtype) == ((12, 1, 28, 28), np.uint8)
+    assert y.dtype == np.int64
+    assert y.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    first = np.asarray(Image.open(grid).convert("L"))[2:30, 2:30]
+    assert np.array_equal(first, images[0, 0])
+    film = Image.open(gif)
+    assert film.n_frames == 2  # of four steps, every second
+    film.seek(film.n_frames - 1)
+    last = np.asarray(film.convert("L"))[2:30, 2:30]
+    assert np.abs(last.astype(int) - images[0, 0]).max() <= 2  # a palette's rounding
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_images_are_the_same_whatever_the_batch_size(trained, sampled, sampler):
+    ckpt = trained()
+    results = []
+    for options in (["batch_size=12"], ["batch_size=5"], ["batch_size=1"], ["n=7"]):
+        path = sampled(ckpt, f"sampler={sampler}", "npz=true", "gif=false", "guidance=2", *options)[1]
+        with np.load(path) as arrays:
+            results.append(arrays["images"].astype(int))
+    assert results[0].std() > 10
+    for other in results[1:]:
+        assert np.abs(results[0][: len(other)] - other).max() <= 1
+
+
+def test_seed_and_guidance_matter(trained, sampled):
+    ckpt = trained()
+    images = [
+        sampled(ckpt, "gif=false", *options)[0].read_bytes()
+        for options in ([], [], ["seed=1"], ["guidance=3"], ["guidance=0"], ["y=7"])
+    ]
+    assert images[0] == images[1]
+    assert len(set(images)) == 5
+
+
+def test_a_model_without_labels(trained, sampled):
+    ckpt = trained("model.num_classes=0")
+    (grid,) = sampled(ckpt, "gif=false")
+    assert grid.is_file()
+    _, npz = sampled(ckpt, "gif=false", "npz=true")
+    with np.load(npz) as arrays:
+        assert arrays.files == ["images"]
+    with pytest.raises(ConfigError, match="trained without labels"):
+        sampled(ckpt, "guidance=2")
+    with pytest.raises(ConfigError, match="trained without labels"):
+        sampled(ckpt, "y=3")
+
+
+def test_labels():
+    assert labels("all", 4, 3).tolist() == [0, 1, 2, 0]
+    assert labels(2, 3, 3).tolist() == [2, 2, 2]
+    assert labels(OmegaConf.create([1, 2]), 3, 3).tolist() == [1, 2, 1]
+    assert labels(None, 2, 3).tolist() == [3, 3]
+    assert labels("all", 2, 0) is None
+    for wrong in (3, -1, "five", OmegaConf.create([]), OmegaConf.create([0, 9])):
+        with pytest.raises(ConfigError, match="y is"):
+            labels(wrong, 2, 3)
+
+
+def test_the_checkpoints_sampler_unless_another_is_asked_for(config):
+    trained = OmegaConf.create({"sampler": {"_target_": "lit_diffusion.samplers.ddim.DDIM", "steps": 7}})
+    ours = build_sampler(config("ckpt=x", config_name="sample"), trained)
+    assert (type(ours).__name__, ours.steps) == ("DDIM", 7)
+    other = build_sampler(config("ckpt=x", "sampler=ancestral", "steps=5", config_name="sample"), trained)
+    assert (type(other).__name__, other.steps) == ("Ancestral", 5)
+
+
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ("n=0", "n is 0"),
+        ("batch_size=0", "batch_size is 0"),
+        ("rows=0", "rows is 0"),
+        ("seed=-1", "seed is -1"),
+        ("steps=1001", "1001 steps"),
+        ("device=cuda", "torch sees no GPU"),
+    ],
+)
+def test_mistakes_are_refused(trained, sampled, override, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=says):
+        sampled(trained(), override)
