@@ -1,9 +1,11 @@
 """The commands as a person types them, each in a process of its own."""
 
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import DIGITS, ROOT, TINY
@@ -96,3 +98,23 @@ def test_the_installed_wheel_is_the_same_command(tmp_path):
     assert str(site) in found.stdout
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_the_readmes_own_schedule_and_network_train(run, tmp_path):
+    """Typed from the README into a copy of the project: one file and one yaml each."""
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    files = re.findall(r"```\w+\n# ((?:src|conf)/\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [Path(name).name for name, _ in files] == [
+        "quadratic.py",
+        "quadratic.yaml",
+        "plain.py",
+        "plain.yaml",
+    ]
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    path = f"{tmp_path / 'src'}:{ROOT / 'tests'}"
+    choices = ["schedule=quadratic", "model=plain", "trainer=debug", "sampler=ddim"]
+    result = run("-m", "lit_diffusion.train", *DIGITS, *choices, PYTHONPATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "Plain / Quadratic / Eps" in result.stdout

@@ -21,8 +21,8 @@ class SmallUNet(nn.Module):
 
     Pixels are folded into channels first, 28x28 to 14x14x4, which saves three quarters of the work.
     Time and label set a scale and a shift in every block. The last convolution also sees the first
-    one's output, a straight way for the noise that the network must copy. The last convolution of each block and of
-    the network starts at zero, so that training starts from identities and from an output of zero.
+    one's output, a straight way for the noise that the network must copy. The last convolution of
+    each block and of the network starts at zero: training starts from identities and an output of zero.
 
     Args:
         channels: image channels.

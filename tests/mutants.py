@@ -1,0 +1,122 @@
+"""Planted faults: each must turn the tests named beside it red.
+
+``python tests/mutants.py`` (or ``make mutants``) plants them one by one in a copy of the package and
+prints what found them; it fails if any goes unnoticed. The suite does the same.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """In ``file``, ``right`` becomes ``wrong``, and a test in ``found_by`` must fail."""
+
+    file: str
+    right: str
+    wrong: str
+    found_by: str
+
+
+DDIM_STEP = "test_against_diffusers.py::test_ddim_is_ddim"
+NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
+
+# Means the same: were this "found", the tests would fail for another reason than the faults.
+HARMLESS = Mutant("samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = x * alpha_s + (", "test_oracle.py")
+
+MUTANTS = {
+    "ddim: sign of eps": Mutant(
+        "samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = alpha_s * x - (", "test_oracle.py"
+    ),
+    "ddim: alpha_t for alpha_s": Mutant(
+        "samplers/ddim.py", "x_s = alpha_s * x", "x_s = alpha_t * x", "test_oracle.py"
+    ),
+    "ddim: too much fresh noise": Mutant(
+        "samplers/ddim.py", "tau = self.eta * sigma_s / sigma_t", "tau = self.eta * sigma_s", DDIM_STEP
+    ),
+    "ancestral: sigma_t for sigma_s in the mean": Mutant(
+        "samplers/ancestral.py",
+        "(alpha_ts * sigma_s**2 * x_t",
+        "(alpha_ts * sigma_t**2 * x_t",
+        "test_oracle.py",
+    ),
+    "ancestral: alpha_t for alpha_s": Mutant(
+        "samplers/ancestral.py", "alpha_s * beta_ts * x)", "alpha_t * beta_ts * x)", "test_oracle.py"
+    ),
+    "ancestral: variance for standard deviation": Mutant(
+        "samplers/ancestral.py", "variance.sqrt() * noise()", "variance * noise()", "test_oracle.py"
+    ),
+    "loop: the estimate of the wrong time": Mutant(
+        "samplers/base.py", "denoiser(x_t, t.expand", "denoiser(x_t, s.expand", "test_oracle.py"
+    ),
+    "eps: sign": Mutant(
+        "predictions.py", "(x_t - sigma * output) / alpha", "(x_t + sigma * output) / alpha", "test_oracle.py"
+    ),
+    "v: sign": Mutant(
+        "predictions.py", "(alpha * x_t - sigma * output)", "(alpha * x_t + sigma * output)", "test_oracle.py"
+    ),
+    "schedule: the network's index off by one": Mutant(
+        "schedules.py", "(t * self.steps).round() - 1", "(t * self.steps).round()", "test_oracle.py"
+    ),
+    "schedule: the table's index off by one": Mutant(
+        "schedules.py",
+        "[(t * self.steps).round().long()]",
+        "[(t * self.steps - 1).round().long().clamp(min=0)]",
+        NOISING,
+    ),
+    "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),
+    "guidance: the 1 + w convention": Mutant(
+        "guidance.py", "u + self.scale * (c - u)", "c + self.scale * (c - u)", "test_samplers.py"
+    ),
+    "min-SNR: slope not squared": Mutant(
+        "lit_module.py",
+        "slope(alpha, sigma).flatten() ** 2",
+        "slope(alpha, sigma).flatten()",
+        "test_lit_module.py",
+    ),
+}
+
+
+def found(mutant: Mutant) -> bool:
+    """Whether the tests named by the mutant fail in a copy of the package that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "src" / "lit_diffusion"
+        shutil.copytree(ROOT / "src" / "lit_diffusion", package)
+        shutil.copytree(ROOT / "conf", Path(folder) / "conf")
+        file = package / mutant.file
+        source = file.read_text()
+        if source.count(mutant.right) != 1:
+            raise LookupError(f"{mutant.right!r} must stand once in {mutant.file}")
+        file.write_text(source.replace(mutant.right, mutant.wrong))
+        tests = str(ROOT / "tests" / mutant.found_by)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-qx",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(ROOT),
+            tests,
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if result.returncode not in (0, 1):  # neither green nor red: the tests did not run
+        raise RuntimeError(result.stdout + result.stderr)
+    return result.returncode == 1
+
+
+if __name__ == "__main__":
+    wrong = found(HARMLESS)
+    for name, mutant in MUTANTS.items():
+        was_found = found(mutant)
+        wrong |= not was_found
+        print(f"{'found' if was_found else 'NOT FOUND'} by {mutant.found_by}: {name}", flush=True)
+    sys.exit(wrong)
