@@ -93,6 +93,7 @@ def test_trajectory_shows_noise_first_and_the_sample_last(config, tmp_path):
     "override",
     [
         "trainer.precision=bf16-mixed",
+        "trainer.precision=bf16-true",
         "trainer.accumulate_grad_batches=2",
         "trainer.gradient_clip_val=null",
         "callbacks.ema=null",
@@ -102,9 +103,12 @@ def test_trajectory_shows_noise_first_and_the_sample_last(config, tmp_path):
         "trainer.max_steps=2",
     ],
 )
-def test_options_of_a_run(config, override):
+def test_options_of_a_run(config, tmp_path, override):
     _, objects = train(config("trainer=debug", override, *TINY["small_unet"]))
     assert all(p.isfinite().all() for p in objects["module"].parameters())
+    if "fast_dev_run" not in override:
+        assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+        assert list((tmp_path / "samples").glob("grid_*.png"))
 
 
 def test_compile_changes_no_name_and_no_number(config):

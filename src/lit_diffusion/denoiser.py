@@ -40,8 +40,12 @@ class Denoiser(nn.Module):
         return self.prediction.estimate(self.output(x_t, t, y), x_t, alpha, sigma)
 
     def output(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's own output, the quantity that training compares with its target."""
-        return self.network(x_t, self.schedule.time_input(t).to(x_t), y)
+        """The network's own output, the quantity that training compares with its target.
+
+        Whatever precision the network runs in, the path's arithmetic stays in that of x_t.
+        """
+        precision = next(self.network.parameters(), x_t).dtype
+        return self.network(x_t.to(precision), self.schedule.time_input(t).to(x_t), y).to(x_t)
 
     def null(self, y: Tensor) -> Tensor:
         """Labels shaped like y that say nothing."""

@@ -133,5 +133,5 @@ class LitDiffusion(L.LightningModule):
     def _log_losses(self, stage: str, metric: BinnedMean) -> None:
         means = metric.compute()
         metric.reset()
-        self.log(f"{stage}/loss", means.pop("mean").float(), prog_bar=True)
-        self.log_dict({f"{stage}_t/{bin}": mean.float() for bin, mean in means.items()})
+        self.log(f"{stage}/loss", means.pop("mean"), prog_bar=True)
+        self.log_dict({f"{stage}_t/{bin}": mean for bin, mean in means.items()})

@@ -16,8 +16,8 @@ class BinnedMean(Metric):
     def __init__(self, bins: int = 10):
         super().__init__()
         self.bins = bins
-        self.add_state("total", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(bins), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(bins), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, t: Tensor) -> None:
         """values and t are (B,)."""

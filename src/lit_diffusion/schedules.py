@@ -81,12 +81,13 @@ class DiscreteSchedule(Schedule):
         self.t_min = 1 / self.steps
         self.betas = betas
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
+        self._alpha, self._sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._alpha_bar(t).sqrt().to(t)
+        return self._alpha.to(t)[self._entry(t)]
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self._alpha_bar(t)).sqrt().to(t)
+        return self._sigma.to(t)[self._entry(t)]
 
     def times(self, steps: int) -> Tensor:
         """Evenly spaced entries of the table, from pure noise to the clean image.
@@ -109,8 +110,8 @@ class DiscreteSchedule(Schedule):
     def time_input(self, t: Tensor) -> Tensor:
         return (t * self.steps).round() - 1
 
-    def _alpha_bar(self, t: Tensor) -> Tensor:
-        return self.alpha_bar.to(t.device)[(t * self.steps).round().long()]
+    def _entry(self, t: Tensor) -> Tensor:
+        return (t * self.steps).round().long()
 
 
 class Linear(DiscreteSchedule):

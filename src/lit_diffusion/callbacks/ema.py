@@ -14,8 +14,8 @@ class EMA(L.Callback):
     """Averages the weights after every optimizer step; validation, sampling and export use the average.
 
     average <- d * average + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) after n steps,
-    so that the first, bad weights are forgotten soon. Floating-point parameters only; buffers stay
-    the network's own. The average lives in the checkpoint under callbacks / ema / average.
+    so that the first, bad weights are forgotten soon. Floating-point parameters only, averaged in
+    float32; buffers stay the network's own. The average lives in the checkpoint under callbacks / ema / average.
 
     Args:
         decay: d in the long run, in [0, 1).
@@ -34,14 +34,16 @@ class EMA(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         parameters = float_parameters(pl_module)
         kept = self.average or parameters
-        self.average = {name: kept[name].detach().clone().to(p) for name, p in parameters.items()}
+        self.average = {
+            name: kept[name].detach().clone().to(p.device, torch.float32) for name, p in parameters.items()
+        }
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.updates:
             return
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach() for p in float_parameters(pl_module).values()]
+        weights = [p.detach().float() for p in float_parameters(pl_module).values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @contextmanager

@@ -78,7 +78,7 @@ class AttnUNet(nn.Module):
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
-        emb = self.time_mlp(sinusoidal(time_input, self.time_width))
+        emb = self.time_mlp(sinusoidal(time_input, self.time_width).to(x_t))
         emb = emb + self.label_embedding(y, like=emb)
         h = self.conv_in(x_t)
         skips = []

@@ -83,7 +83,7 @@ class ConvNeXtUNet(nn.Module):
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
-        emb = self.time_mlp(sinusoidal(time_input, self.width, lowest=True))
+        emb = self.time_mlp(sinusoidal(time_input, self.width, lowest=True).to(x_t))
         emb = emb + self.label_embedding(y, like=emb)
         h = self.conv_in(x_t)
         skips = [h]

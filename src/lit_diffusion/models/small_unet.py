@@ -85,7 +85,7 @@ class SmallUNet(nn.Module):
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
-        emb = self.time_mlp(sinusoidal(time_input, self.time_width))
+        emb = self.time_mlp(sinusoidal(time_input, self.time_width).to(x_t))
         emb = emb + self.label_embedding(y, like=emb)
         h = first = self.conv_in(F.pixel_unshuffle(x_t, 2))
         skips = []
