@@ -15,7 +15,7 @@ class EMA(L.Callback):
 
     average <- d * average + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) after n steps,
     so that the first, bad weights are forgotten soon. Floating-point parameters only, averaged in
-    float32; buffers stay the network's own. The average lives in the checkpoint under callbacks / ema / average.
+    float32; buffers stay the network's own. The checkpoint keeps it under callbacks / ema / average.
 
     Args:
         decay: d in the long run, in [0, 1).

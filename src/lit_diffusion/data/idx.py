@@ -74,7 +74,7 @@ class IdxImages:
                     found = fetch(Path(folder))
                     wrong = [n for n, md5_sum in self.checksums.items() if md5(found / n) != md5_sum]
                 except (OSError, RuntimeError, URLError, subprocess.SubprocessError) as error:
-                    failures.append(f"{source}: {first_line(error)}")
+                    failures.append(f"{source}: {' '.join(str(error).split())}")
                     continue
                 if wrong:
                     failures.append(f"{source}: wrong checksum of {', '.join(wrong)}")
@@ -133,7 +133,3 @@ class FashionMnist(IdxImages):
 def md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
