@@ -66,8 +66,8 @@ MUTANTS = {
     ),
     "schedule: the table's index off by one": Mutant(
         "schedules.py",
-        "return (t * self.steps).round().long()",
-        "return (t * self.steps - 1).round().long().clamp(min=0)",
+        "[(t * self.steps).round().long()]",
+        "[(t * self.steps - 1).round().long().clamp(min=0)]",
         NOISING,
     ),
     "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),

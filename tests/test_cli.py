@@ -74,6 +74,14 @@ def test_the_traceback_is_there_for_those_who_ask(run):
     assert "Traceback" in result.stderr
 
 
+def test_a_mistake_in_one_job_of_a_multirun_leaves_the_others(run, tmp_path):
+    result = run(TRAIN, "-m", *DEBUG, "hydra.sweep.dir=sweep", "sampler.steps=1001,4")
+    assert result.returncode == 1
+    assert "error: the sampler wants 1001 steps" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_multirun_with_ddp_is_refused(run):
     result = run(TRAIN, "-m", *DEBUG, "trainer.strategy=ddp", "trainer.devices=2", "seed=0,1")
     assert result.returncode != 0
@@ -81,7 +89,7 @@ def test_multirun_with_ddp_is_refused(run):
 
 
 def test_the_installed_wheel_is_the_same_command(tmp_path):
-    """Unpacked where nothing else is, it trains and samples from an empty folder."""
+    """Unpacked where nothing else is, it trains from an empty folder."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
     subprocess.run([*build, "-w", str(tmp_path)], check=True)
     site = tmp_path / "site"

@@ -5,6 +5,7 @@ from conftest import TINY
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.metrics import BinnedMean
+from lit_diffusion.rng import key_to_seed
 from lit_diffusion.training import build_module, train
 
 
@@ -36,7 +37,7 @@ def test_loss_is_the_tutorials(config):
     module = build_module(config("schedule=linear", "prediction=eps", *TINY["small_unet"]))
     torch.nn.init.normal_(module.denoiser.network.conv_out.weight)
     x, _ = digits(3)
-    eps, i = torch.randn(3, 1, 28, 28), torch.tensor([0, 500, 999])
+    eps, i = torch.randn(3, 1, 28, 28, generator=torch.manual_seed(1)), torch.tensor([0, 500, 999])
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)[i].reshape(-1, 1, 1, 1)
     predicted = module.denoiser.network(alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * eps, i.float())
     expected = torch.nn.functional.mse_loss(predicted, eps)
@@ -64,22 +65,63 @@ def test_min_snr_weights_are_the_papers(config, prediction, weight):
         for g in ("null", "5")
     )
     x, _ = digits(4)
-    eps, t = torch.randn_like(x), torch.tensor([0.01, 0.2, 0.5, 0.9])
+    eps, t = x.flip(0), torch.tensor([0.01, 0.2, 0.5, 0.9])
     weighted.load_state_dict(plain.state_dict())
     snr = plain.denoiser.schedule.log_snr(t).exp()
     expected = plain.losses(x, None, t, eps) * weight(snr)
     torch.testing.assert_close(weighted.losses(x, None, t, eps), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_processes_draw_slices_of_one_global_batch(config):
+def test_processes_draw_shares_of_one_global_batch(config):
     module = build_module(config(*TINY["small_unet"]))
     x, _ = digits(8)
     whole = attached(module)._draw(x, 0, 7)
     halves = [attached(module, rank, 2)._draw(x[:4], 0, 7) for rank in (0, 1)]
     for drawn, *parts in zip(whole, *halves, strict=True):
-        assert torch.equal(drawn, torch.cat(parts))
+        assert torch.equal(drawn, torch.stack(parts, dim=1).flatten(0, 1))
     other = attached(module)._draw(x, 0, 8)
     assert not any(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_validation_draws_belong_to_the_images(config, world_size):
+    """However unevenly the last batch falls to the processes."""
+    module = build_module(config(*TINY["small_unet"]))
+    x, _ = digits(7)
+    whole = attached(module)._draw_fixed(x, 2)
+    for rank in range(world_size):
+        share = attached(module, rank, world_size)._draw_fixed(x[rank::world_size], 2)
+        assert all(torch.equal(a, b[rank::world_size]) for a, b in zip(share, whole, strict=True))
+
+
+def test_draws_do_not_depend_on_the_precision(config):
+    """True half precision changes torch's default dtype around a step."""
+    module = attached(build_module(config(*TINY["small_unet"])))
+    x, _ = digits(64)
+    expected = module._draw(x, 0, 0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        drawn = module._draw(x, 0, 0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
+
+
+def test_keys_do_not_collide():
+    keys = [
+        (0,),
+        (0, 0),
+        (0, 0, 0),
+        (1,),
+        (0, 1),
+        (1, 0),
+        (0, 1, 0),
+        (2**32, 5),
+        (0, 1, 5),
+        ("a", 0),
+        (0, "a"),
+    ]
+    assert len({key_to_seed(*key) for key in keys}) == len(keys)
 
 
 def test_dropout_of_labels_is_the_share_asked_for(config):
@@ -154,8 +196,9 @@ def test_learning_rate_per_step_knows_the_runs_length(config):
 
 def test_torchs_own_schedules_work(config):
     one_cycle = [
+        "lr_scheduler=exponential",
         "lr_scheduler.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR",
-        "~lr_scheduler.scheduler.factor",
+        "~lr_scheduler.scheduler.gamma",
         "+lr_scheduler.scheduler.max_lr=1.0",
         "lr_scheduler.interval=step",
     ]
@@ -163,6 +206,7 @@ def test_torchs_own_schedules_work(config):
     assert len(rates) == 3
     assert 0.9 < max(rates) <= 1
     assert rates[-1] < 0.01
+    assert learning_rates(config, *one_cycle, "+lr_scheduler.scheduler.total_steps=100")[-1] > 0.03
 
 
 @pytest.mark.parametrize(

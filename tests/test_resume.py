@@ -31,13 +31,22 @@ place, at = sys.argv.pop(1).split(":")
 import torch
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.callbacks import checkpointing
-def die(): os.kill(os.getpid(), int(signal.SIGTERM if place == "sigterm" else signal.SIGKILL))
+def die():
+    if place == "interrupt": raise KeyboardInterrupt
+    os.kill(os.getpid(), int(signal.SIGTERM if place == "sigterm" else signal.SIGKILL))
 if place in ("step", "sigterm"):
     forward = LitDiffusion.training_step
     def step(self, batch, batch_idx):
         if self.global_step == int(at): die()
         return forward(self, batch, batch_idx)
     LitDiffusion.training_step = step
+if place == "interrupt":  # after the optimizer's step and before the average follows it
+    from lit_diffusion.callbacks.ema import EMA
+    follow = EMA.on_train_batch_end
+    def step(self, trainer, *rest):
+        if trainer.global_step == int(at): die()
+        return follow(self, trainer, *rest)
+    EMA.on_train_batch_end = step
 if place == "validation":
     validate = LitDiffusion.validation_step
     def step(self, batch, batch_idx):
@@ -76,7 +85,7 @@ def straight(training):
     """The end of a run that nothing disturbed."""
     result, last = training("straight")
     assert result.returncode == 0, result.stderr
-    return state(last)
+    return ends(last)
 
 
 def state(path: Path):
@@ -105,7 +114,12 @@ def assert_same(one, other, where=""):
 def resume(training, name: str, ckpt: Path, *overrides: str):
     resumed, last = training(f"{name}-resumed", f"ckpt={ckpt}", *overrides)
     assert resumed.returncode == 0, resumed.stderr
-    return state(last)
+    return ends(last)
+
+
+def ends(last: Path):
+    """What a run leaves: its last state and its best."""
+    return {"last": state(last), "best": state(last.with_name("best.ckpt"))}
 
 
 @pytest.mark.parametrize("place", ["step:6", "step:13", "step:8", "validation:16", "save:4"])
@@ -113,21 +127,21 @@ def test_killed_and_resumed_is_the_straight_run(training, straight, place):
     """In the first epoch, in the second, between two, in validation, and while a checkpoint is written."""
     died, ckpt = training(place, die=place)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert straight["step"] == 24
+    assert straight["last"]["step"] == 24
     assert 0 < state(ckpt)["step"] < 24
     if place.startswith("save"):
         assert list(ckpt.parent.glob("*.partial"))
     assert_same(resume(training, place, ckpt), straight)
 
 
-@pytest.mark.parametrize("place", ["step:6", "save:3"])
+@pytest.mark.parametrize("place", ["step:6", "save:3", "sigterm:6"])
 def test_gradients_accumulated_over_batches(training, place):
     options = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"]
     _, last = training(f"accumulated-{place}", *options)
     died, ckpt = training(f"accumulated-{place}-died", *options, die=place)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert died.returncode == (143 if "sigterm" in place else -signal.SIGKILL), died.stderr
     assert 0 < state(ckpt)["step"] < state(last)["step"] == 8
-    assert_same(resume(training, f"accumulated-{place}", ckpt, *options), state(last))
+    assert_same(resume(training, f"accumulated-{place}", ckpt, *options), ends(last))
 
 
 def test_sigterm_saves_and_exits_with_143(training, straight):
@@ -135,6 +149,13 @@ def test_sigterm_saves_and_exits_with_143(training, straight):
     assert stopped.returncode == 143
     assert state(ckpt)["step"] == 12
     assert_same(resume(training, "stopped", ckpt), straight)
+
+
+def test_an_interrupted_run_loses_no_step(training, straight):
+    stopped, ckpt = training("interrupted", die="interrupt:13")
+    assert stopped.returncode == 1
+    assert state(ckpt)["step"] == 13
+    assert_same(resume(training, "interrupted", ckpt), straight)
 
 
 def test_the_best_checkpoint_resumes_too(training, straight):

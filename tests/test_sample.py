@@ -99,11 +99,14 @@ def test_labels():
 
 
 def test_the_checkpoints_sampler_unless_another_is_asked_for(config):
-    trained = OmegaConf.create({"sampler": {"_target_": "lit_diffusion.samplers.ddim.DDIM", "steps": 7}})
+    theirs = {"_target_": "lit_diffusion.samplers.ddim.DDIM", "steps": 7}
+    trained = OmegaConf.create({"sampler": theirs, "schedule": {"steps": 100}})
     ours = build_sampler(config("ckpt=x", config_name="sample"), trained)
     assert (type(ours).__name__, ours.steps) == ("DDIM", 7)
     other = build_sampler(config("ckpt=x", "sampler=ancestral", "steps=5", config_name="sample"), trained)
     assert (type(other).__name__, other.steps) == ("Ancestral", 5)
+    whole = build_sampler(config("ckpt=x", "sampler=ancestral", config_name="sample"), trained)
+    assert whole.steps == 100  # the whole chain of the schedule it was trained with
 
 
 @pytest.mark.parametrize(
@@ -115,6 +118,9 @@ def test_the_checkpoints_sampler_unless_another_is_asked_for(config):
         ("seed=-1", "seed is -1"),
         ("steps=1001", "1001 steps"),
         ("device=cuda", "torch sees no GPU"),
+        ("device=abacus", "device is abacus"),
+        ("guidance=high", "guidance is high"),
+        ("y=2.5", "y is 2.5"),
     ],
 )
 def test_mistakes_are_refused(trained, sampled, override, says, monkeypatch):

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lit_diffusion import checkpoint
+from lit_diffusion.callbacks.ema import EMA
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.training import train
+from lit_diffusion.training import build_module, build_trainer, train
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -137,11 +138,10 @@ def test_every_checkpoint_is_plain_data_and_holds_the_whole_config(config, tmp_p
 def test_a_saved_checkpoint_evaluates_to_the_loss_that_training_reported(config, tmp_path):
     cfg = config("trainer=debug", "trainer.max_epochs=2", "optimizer.lr=1e-2", *TINY["small_unet"])
     reported, objects = train(cfg)
-    trainer, module = objects["trainer"], objects["module"]
-    for p in module.parameters():
-        torch.nn.init.normal_(p)
     ckpt = str(tmp_path / "checkpoints" / "last.ckpt")
-    (evaluated,) = trainer.validate(module, objects["datamodule"], ckpt_path=ckpt, verbose=False)
+    fresh = build_module(cfg)
+    trainer = build_trainer(cfg, callbacks=[EMA()], logger=False)
+    (evaluated,) = trainer.validate(fresh, objects["datamodule"], ckpt_path=ckpt, verbose=False)
     for name in (k for k in reported if k.startswith("val")):
         assert evaluated[name] == pytest.approx(reported[name], rel=1e-6)
 
@@ -165,6 +165,7 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["sampler.steps=1001"], "1001 steps, but this schedule has 1000"),
         (["callbacks.samples.guidance=2"], "trained without labels"),
         (["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["trainer.log_every_n_steps=0"], "log_every_n_steps is 0"),
         (["trainer.accelerator=gpu"], "torch sees none"),
     ],
 )
@@ -195,6 +196,9 @@ def test_unfit_checkpoints_are_refused(config, tmp_path):
         "model.widths=[8,16]": r"model.widths was \[8, 8\] and is \[8, 16\]",
         "prediction=v": "prediction._target_ was lit_diffusion.predictions.Eps",
         "schedule=linear": "schedule.beta_end was None and is 0.02",
+        "data.batch_size=4": "data.batch_size was 8 and is 4",
+        "trainer.limit_train_batches=2": "trainer.limit_train_batches was 3 and is 2",
+        "trainer.max_epochs=1": "has trained 1 epochs already",
     }.items():
         with pytest.raises(ConfigError, match=says):
-            train(config(*options, change, f"ckpt={ckpt}"))
+            train(config(*options, "trainer.max_epochs=2", change, f"ckpt={ckpt}"))

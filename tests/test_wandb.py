@@ -76,7 +76,9 @@ def run_ids(folder):
 
 
 def test_a_multirun_is_one_run_folder_and_one_wandb_run_each(trained, tmp_path):
-    trained("-m", "hydra.sweep.dir=sweep", "schedule=linear,cosine", "optimizer.lr=1e-3,1e-4")
+    trained(
+        "-m", "hydra.sweep.dir=sweep", "schedule=linear,cosine", "optimizer.lr=1e-3,1e-4"
+    )  # in this order
     assert len(run_ids(tmp_path)) == 4
     configs = []
     for job in range(4):

@@ -12,6 +12,10 @@ from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
+ORDER = {  # what its number of steps means: which images come next
+    "data": ("batch_size", "train_size", "val_size", "shuffle", "seed"),
+    "trainer": ("accumulate_grad_batches", "limit_train_batches", "devices"),
+}
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -52,14 +56,24 @@ def load_denoiser(checkpoint: dict[str, Any]) -> Denoiser:
     return denoiser.eval()
 
 
-def check_same_path(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> None:
-    """ConfigError if a run can't go on from the checkpoint: another network, schedule or prediction."""
+def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> None:
+    """ConfigError if a run can't go on from the checkpoint.
+
+    It can't with another network, schedule or prediction; nor where its place in the order of batches
+    would mean other images; nor if it has trained all its epochs.
+    """
     now = OmegaConf.to_container(cfg, resolve=True)
     then = checkpoint["hyper_parameters"]
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 <= now["trainer"]["max_epochs"] <= epochs:
+        raise ConfigError(
+            f"ckpt {path} has trained {epochs} epochs already, and trainer.max_epochs is "
+            f"{now['trainer']['max_epochs']}: choose more"
+        )
     changes = [
         f"{group}.{key} was {then[group].get(key)} and is {now[group].get(key)}"
-        for group in PATH_GROUPS
-        for key in sorted({*then[group], *now[group]})
+        for group, keys in {**dict.fromkeys(PATH_GROUPS), **ORDER}.items()
+        for key in keys or sorted({*then[group], *now[group]})
         if then[group].get(key) != now[group].get(key)
     ]
     if changes:

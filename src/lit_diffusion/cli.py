@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,21 +18,35 @@ PACKAGE = Path(__file__).parent
 CONFIG_DIR = str(next(p for p in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if p.is_dir()))
 
 
-def one_sentence_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Prints a user's mistake as a sentence and exits with 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes a function of a config a command line.
 
-    @wraps(main)
-    def wrapped(cfg: DictConfig) -> None:
-        try:
-            main(cfg)
-        except Exception as error:
-            sentence = explain(error)
-            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            print(f"error: {sentence}", file=sys.stderr)
-            sys.exit(1)
+    A user's mistake is printed as one sentence, and the exit status is 1; in a multirun the other jobs
+    still run. HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
 
-    return wrapped
+    def decorate(work: Callable[[DictConfig], None]) -> Callable[[], None]:
+        mistakes = []
+
+        @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)
+        @wraps(work)
+        def job(cfg: DictConfig) -> None:
+            try:
+                work(cfg)
+            except Exception as error:
+                sentence = explain(error)
+                if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                mistakes.append(sentence)
+                print(f"error: {sentence}", file=sys.stderr)
+
+        def main() -> None:
+            job()
+            sys.exit(1 if mistakes else 0)
+
+        return main
+
+    return decorate
 
 
 def explain(error: Exception) -> str | None:

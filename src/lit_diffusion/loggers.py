@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import lightning as L
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,5 +40,20 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
 
 def define_metrics(logger: WandbLogger) -> None:
     """Start the run; set the x-axis of every metric and what a run's summary shows of it."""
-    for metrics, summary in (("train/*", "last"), ("val/*", "min"), ("val_t/*", "min"), ("perf/*", "mean")):
-        logger.experiment.define_metric(metrics, step_metric="trainer/global_step", summary=summary)
+    summaries = {"train": "last", "train_t": "last", "val": "min", "val_t": "min", "perf": "mean"}
+    for group, summary in summaries.items():
+        logger.experiment.define_metric(f"{group}/*", step_metric="trainer/global_step", summary=summary)
+    logger.experiment.define_metric("samples/*", step_metric="trainer/global_step")
+
+
+class WandbId(L.Callback):
+    """Keeps the W&B run's id in the checkpoint, so that a resumed run goes on in the same W&B run."""
+
+    state_key = "wandb"
+
+    def state_dict(self) -> dict:
+        return {"id": self.run_id}
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        ids = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self.run_id = ids[0] if ids else None

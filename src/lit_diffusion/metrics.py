@@ -26,7 +26,7 @@ class BinnedMean(Metric):
         self.count.index_add_(0, index, torch.ones_like(values).to(self.count))
 
     def compute(self) -> dict[str, Tensor]:
-        """ "mean", and "0.0-0.1" and so on for every bin that was met."""
+        """The mean of all under "mean", and of every bin that was met under "0.0-0.1" and so on."""
         met = self.count.nonzero().flatten().tolist()
         means = {f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": self.total[k] / self.count[k] for k in met}
         return {"mean": self.total.sum() / self.count.sum(), **means}

@@ -1,20 +1,23 @@
-"""Random numbers as pure functions of integer keys: nothing to save, nothing to restore."""
+"""Random numbers as pure functions of keys: nothing to save, nothing to restore."""
 
+import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose whole stream is a function of the keys (non-negative integers)."""
+def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose whole stream is a function of the keys.
+
+    The first key is a seed, the second says what for, so that no two uses share a stream.
+    """
     return torch.Generator(device).manual_seed(key_to_seed(*keys))
 
 
-def key_to_seed(*keys: int) -> int:
-    """One 64-bit seed from several integers, without the clashes of adding them."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+def key_to_seed(*keys: int | str) -> int:
+    """One 64-bit seed from several keys; other keys, and other numbers of keys, give other seeds."""
+    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), "big")
 
 
 class ImageNoise:
@@ -31,10 +34,12 @@ class ImageNoise:
     """
 
     def __init__(self, seed: int, images: Sequence[int], shape: Sequence[int], device="cpu"):
-        self.generators = [generator(seed, k) for k in images]
+        self.generators = [generator(seed, "image", k) for k in images]
         self.shape = tuple(shape)
         self.device = device
 
     def __call__(self) -> Tensor:
         """The next noise of each image, (B, C, H, W)."""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack(
+            [torch.randn(self.shape, generator=g, dtype=torch.float32) for g in self.generators]
+        ).to(self.device)

@@ -1,13 +1,11 @@
 """Sampling: a checkpoint in, images out."""
 
-import hydra
 from omegaconf import DictConfig
 
-from lit_diffusion.cli import CONFIG_DIR, one_sentence_errors
+from lit_diffusion.cli import command
 
 
-@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="sample")
-@one_sentence_errors
+@command("sample")
 def main(cfg: DictConfig) -> None:
     from lit_diffusion.sampling import sample
 

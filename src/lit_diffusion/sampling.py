@@ -33,6 +33,8 @@ def sample(cfg: DictConfig) -> list[Path]:
     for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise ConfigError(f"{key} is {cfg[key]}: choose a whole number of at least {least}")
+    if not isinstance(cfg.guidance, (int, float)):
+        raise ConfigError(f"guidance is {cfg.guidance}: choose a number, 1 for none")
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)
@@ -43,23 +45,36 @@ def sample(cfg: DictConfig) -> list[Path]:
     guided = guide(denoiser, y, cfg.guidance)
 
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    film: list[Tensor] = []
+    batches = torch.arange(cfg.n).split(cfg.batch_size)
+    film = Film(sampler.steps, cfg.gif_frames if cfg.gif else 0)
+    done: list[Tensor] = []
     with Progress(transient=True) as progress:
-        task = progress.add_task("sampling", total=-(-cfg.n // cfg.batch_size) * sampler.steps)
+        task = progress.add_task("sampling", total=len(batches) * sampler.steps)
 
         def after_step(x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
             progress.advance(task)
-            if first and cfg.gif:
-                film.append(x_s.cpu())
-            return x_s
+            return x_s if done else film(x_s)
 
-        batches = []
-        for images in torch.arange(cfg.n).split(cfg.batch_size):
-            first = not batches
+        for images in batches:
             y_batch = None if y is None else y[images]
             x = generate(sampler, guided, images.tolist(), shape, cfg.seed, y_batch, device, after_step)
-            batches.append(x.cpu())
-    return write(cfg, torch.cat(batches), y, film)
+            done.append(x.cpu())
+    return write(cfg, torch.cat(done), y, film.frames)
+
+
+class Film:
+    """Keeps so many frames, evenly spread, of the first batch's way; the last step is always one."""
+
+    def __init__(self, steps: int, frames: int):
+        self.every = -(-steps // frames) if frames else 0
+        self.left = steps
+        self.frames: list[Tensor] = []
+
+    def __call__(self, x_s: Tensor) -> Tensor:
+        self.left -= 1
+        if self.every and self.left % self.every == 0:
+            self.frames.append(x_s.cpu())
+        return x_s
 
 
 def write(cfg: DictConfig, x: Tensor, y: Tensor | None, film: Sequence[Tensor]) -> list[Path]:
@@ -73,16 +88,16 @@ def write(cfg: DictConfig, x: Tensor, y: Tensor | None, film: Sequence[Tensor]) 
             arrays["labels"] = y.numpy()
         np.savez(out / "samples.npz", **arrays)
         paths.append(out / "samples.npz")
-    if cfg.gif:
-        every = -(-len(film) // cfg.gif_frames)
-        frames = [grid(x_t, columns) for x_t in film[::-1][::every][::-1]]  # the last one always
+    if film:
+        frames = [grid(x_t, min(columns, len(x_t))) for x_t in film]
         paths.append(save_gif(frames, out / "trajectory.gif"))
     return paths
 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
     """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
-    chosen = OmegaConf.to_container(cfg.get("sampler") or trained.sampler, resolve=True)
+    both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
+    chosen = OmegaConf.to_container(both, resolve=True)["sampler"]
     if cfg.steps is not None:
         chosen["steps"] = cfg.steps
     return instantiate(chosen)
@@ -96,7 +111,7 @@ def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor
         return None
     if y is None:
         return torch.full((n,), num_classes)
-    wanted = range(num_classes) if y == "all" else [y] if isinstance(y, int) else list(y)
+    wanted = range(num_classes) if y == "all" else list(y) if isinstance(y, ListConfig) else [y]
     if not wanted or not all(isinstance(label, int) and 0 <= label < num_classes for label in wanted):
         raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
     return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
@@ -112,4 +127,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device is {name}, but torch sees no GPU here: use device=cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name}: choose auto, cpu or cuda") from None

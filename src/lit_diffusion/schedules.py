@@ -81,13 +81,14 @@ class DiscreteSchedule(Schedule):
         self.t_min = 1 / self.steps
         self.betas = betas
         self.alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])
-        self._alpha, self._sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        self._tables = {"alpha": self.alpha_bar.sqrt(), "sigma": (1 - self.alpha_bar).sqrt()}
+        self._copies: dict[tuple, Tensor] = {}
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._alpha.to(t)[self._entry(t)]
+        return self._look_up("alpha", t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._sigma.to(t)[self._entry(t)]
+        return self._look_up("sigma", t)
 
     def times(self, steps: int) -> Tensor:
         """Evenly spaced entries of the table, from pure noise to the clean image.
@@ -98,20 +99,23 @@ class DiscreteSchedule(Schedule):
         if steps > self.steps:
             raise ConfigError(
                 f"the sampler wants {steps} steps, but this schedule has {self.steps}: "
-                f"set sampler.steps to {self.steps} at most"
+                f"give the sampler {self.steps} at most"
             )
         entries = torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round()
         return entries / self.steps
 
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
         entries = torch.randint(1, self.steps + 1, (n,), generator=generator, device=generator.device)
-        return entries / self.steps
+        return entries.to(torch.float32) / self.steps  # whatever the default dtype
 
     def time_input(self, t: Tensor) -> Tensor:
         return (t * self.steps).round() - 1
 
-    def _entry(self, t: Tensor) -> Tensor:
-        return (t * self.steps).round().long()
+    def _look_up(self, name: str, t: Tensor) -> Tensor:
+        key = name, t.device, t.dtype
+        if key not in self._copies:  # a copy to a GPU at every step would make it wait
+            self._copies[key] = self._tables[name].to(t)
+        return self._copies[key][(t * self.steps).round().long()]
 
 
 class Linear(DiscreteSchedule):

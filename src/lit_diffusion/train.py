@@ -1,13 +1,11 @@
 """Training: a config in, a trained model in the run's folder out."""
 
-import hydra
 from omegaconf import DictConfig
 
-from lit_diffusion.cli import CONFIG_DIR, one_sentence_errors
+from lit_diffusion.cli import command
 
 
-@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="train")
-@one_sentence_errors
+@command("train")
 def main(cfg: DictConfig) -> None:
     from lit_diffusion.training import train
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,16 +12,17 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion import checkpoint
-from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO, WandbId
+from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.callbacks.samples import Samples
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.lit_module import LitDiffusion
+from lit_diffusion.loggers import WandbId
 
 say = rank_zero_only(print)
 
@@ -34,13 +36,13 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         The last value of every metric, and the objects of the run: trainer, module, datamodule.
 
     Raises:
-        ConfigError: a value that can't work; found before training starts, and before W&B knows.
+        ConfigError: a value that can't work; found before training starts.
     """
     check(cfg)
     quieten()
     start = checkpoint.read(cfg.ckpt) if cfg.ckpt else None
     if start:
-        checkpoint.check_same_path(cfg, start, cfg.ckpt)
+        checkpoint.check_same_run(cfg, start, cfg.ckpt)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     module = build_module(cfg)
@@ -49,15 +51,16 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     for callback in samples:
         callback.check(module.denoiser)
     loggers = build_loggers(cfg, start)
-    wandb_ids = [WandbId(lg.version) for lg in loggers if isinstance(lg, WandbLogger)]
-    trainer = build_trainer(cfg, callbacks=callbacks + wandb_ids, logger=loggers)
+    trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=loggers)
     say(describe(module))
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
-    except SIGTERMException:
-        raise SystemExit(TERMINATED) from None
-    finally:
-        wandb.finish()
+    except BaseException as error:
+        wandb.finish(exit_code=1)
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(TERMINATED) from None
+        raise
+    wandb.finish()
     for callback in samples:
         say(f"samples: {callback.last_grid}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -83,8 +86,8 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
 def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]:
     """The loggers asked for; W&B goes on in the run that the checkpoint came from."""
     loggers = cfg.logger.copy()
-    if start and "wandb" in loggers:
-        loggers.wandb.id = start["callbacks"].get("wandb", {}).get("id")
+    if start and "wandb" in loggers and loggers.wandb.id is None:
+        loggers.wandb.id = start["callbacks"]["wandb"]["id"]
     return [instantiate(logger, _convert_="all") for logger in loggers.values()]
 
 
@@ -93,21 +96,24 @@ def build_trainer(cfg: DictConfig, **parts) -> L.Trainer:
     try:
         return instantiate(cfg.trainer, _convert_="all")(plugins=[AtomicCheckpointIO()], **parts)
     except (ValueError, TypeError, MisconfigurationException) as error:
-        raise ConfigError(f"Lightning refuses the trainer: {error}") from error
+        raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
 
 
 def check(cfg: DictConfig) -> None:
     """Refuse what the machine or the launcher can't do."""
     accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
+    if cfg.trainer.log_every_n_steps < 1:
+        raise ConfigError(f"trainer.log_every_n_steps is {cfg.trainer.log_every_n_steps}: choose 1 or more")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer wants a GPU, but torch sees none here: use trainer=cpu")
     if cfg.seed < 0:
         raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and strategy == "ddp" and cfg.trainer.devices != 1:
+    if multirun and strategy in ("ddp", "auto") and cfg.trainer.devices != 1:
         raise ConfigError(
-            "trainer.strategy is ddp, which starts this command anew for each process and would start "
-            "the whole multirun anew: use trainer.strategy=ddp_spawn with -m"
+            f"trainer.strategy is {strategy} with trainer.devices {cfg.trainer.devices}, which starts this "
+            "command anew for each process and would start the whole multirun anew: use "
+            "trainer.strategy=ddp_spawn with -m"
         )
 
 
@@ -117,7 +123,7 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are gathered from memory
-        ".*dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*sync_dist=True.*",  # our metrics are synchronised already
         ".*Checkpoint directory .* exists.*",
         ".*smaller than the logging interval.*",
         ".*logs directory .* exists.*",
@@ -138,9 +144,9 @@ def count_parameters(module: torch.nn.Module) -> int:
 
 
 def git_commit() -> str | None:
-    """The commit of the folder the command was started in, if it is under git."""
+    """The commit of this package's folder, if it is under git."""
     try:
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

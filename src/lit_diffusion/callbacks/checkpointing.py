@@ -1,11 +1,13 @@
 """Checkpoints that are whole or not there."""
 
 import os
+import shutil
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,13 +28,65 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         partial.replace(path)
 
 
-class WandbId(L.Callback):
-    """Keeps the W&B run's id in the checkpoint, so that a resumed run goes on in the same W&B run."""
+class LastCheckpoint(ModelCheckpoint):
+    """last.ckpt: every so many steps, at the end of every epoch, and where an exception or SIGTERM stops.
 
-    state_key = "wandb"
+    A run stopped among the batches of one optimizer step keeps the file it has: the gradients summed
+    so far are in no checkpoint, so only one from between two steps resumes exactly.
 
-    def __init__(self, run_id: str | None):
-        self.run_id = run_id
+    Args:
+        dirpath: folder of the file.
+        every_n_train_steps: optimizer steps between two saves.
+    """
 
-    def state_dict(self) -> dict:
-        return {"id": self.run_id}
+    def __init__(self, dirpath: str, every_n_train_steps: int):
+        super().__init__(
+            dirpath,
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch or progress.current.completed % trainer.accumulate_grad_batches == 0:
+            super().on_exception(trainer, pl_module, exception)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt: the lowest validation loss of the run, over all its resumptions.
+
+    A resumed run has a folder of its own; the best checkpoint so far is copied into it.
+
+    Args:
+        dirpath: folder of the file.
+        monitor: the metric to keep the lowest of.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/loss"):
+        super().__init__(dirpath, filename="best", monitor=monitor, enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        before, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if score is None or not before.is_file():
+            return
+        kept = Path(self.dirpath) / "best.ckpt"
+        if kept != before:
+            copy_whole(before, kept)
+        self.best_model_path = self.kth_best_model_path = str(kept)
+        self.best_model_score = self.kth_value = score
+        self.best_k_models = {str(kept): score}
+
+
+@rank_zero_only
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that the target is whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)

@@ -39,12 +39,7 @@ class EMA(L.Callback):
         }
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if trainer.global_step == self.updates:
-            return
-        self.updates = trainer.global_step
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach().float() for p in float_parameters(pl_module).values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        self._update(trainer, pl_module)
 
     @contextmanager
     def applied(self, pl_module) -> Iterator[None]:
@@ -63,7 +58,9 @@ class EMA(L.Callback):
         self._swap(pl_module, False)
 
     def on_exception(self, trainer, pl_module, exception) -> None:
+        """Called before a checkpoint is saved: the exception may have come between a step and its update."""
         self._swap(pl_module, False)
+        self._update(trainer, pl_module)
 
     def state_dict(self) -> dict:
         return {"updates": self.updates, "average": self.average}
@@ -71,6 +68,14 @@ class EMA(L.Callback):
     def load_state_dict(self, state: dict) -> None:
         self.updates = state["updates"]
         self.average = state["average"]
+
+    def _update(self, trainer, pl_module) -> None:
+        if trainer.global_step == self.updates or not self.average:
+            return
+        self.updates = trainer.global_step
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weights = [p.detach().float() for p in float_parameters(pl_module).values()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def _swap(self, pl_module, swapped: bool) -> None:

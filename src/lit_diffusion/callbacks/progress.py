@@ -25,7 +25,8 @@ class Perf(L.Callback):
         if (trainer.global_step + 1) % trainer.log_every_n_steps:
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        pl_module.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]})
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         steps = trainer.global_step - self.step
@@ -33,8 +34,7 @@ class Perf(L.Callback):
             return
         images = steps * len(batch[0]) * trainer.accumulate_grad_batches * trainer.world_size
         rate = images / (time.perf_counter() - self.start)
-        learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
-        pl_module.log_dict({"perf/images_per_second": rate, "train/lr": learning_rate})
+        pl_module.log("perf/images_per_second", rate)
         self._restart(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:

@@ -82,13 +82,13 @@ class ImageDataModule(L.LightningDataModule):
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
                 "images on either side"
             )
-        order = torch.randperm(len(images), generator=rng.generator(self.seed))
+        order = torch.randperm(len(images), generator=rng.generator(self.seed, "split"))
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
         self.train_set = TensorDataset(images[train], labels[train])
         self.val_set = TensorDataset(images[val], labels[val])
 
     def train_dataloader(self) -> DataLoader:
-        order = self._order(self.train_set, self.batch_size, self.shuffle, self._position)
+        order = self._order(self.train_set, self.batch_size, self.shuffle, True, position=self._position)
         if len(order) == 0:
             raise ConfigError(
                 f"data.batch_size {self.batch_size} on {order.world_size} processes is more than the "
@@ -97,12 +97,12 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(self.train_set, sampler=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        order = self._order(self.val_set, self.eval_batch_size, shuffle=False)
+        order = self._order(self.val_set, self.eval_batch_size, False, False)
         return DataLoader(self.val_set, sampler=order, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
         test_set = TensorDataset(*self._load(train=False))
-        order = self._order(test_set, self.eval_batch_size, shuffle=False)
+        order = self._order(test_set, self.eval_batch_size, False, False)
         return DataLoader(test_set, sampler=order, batch_size=None)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
@@ -119,9 +119,9 @@ class ImageDataModule(L.LightningDataModule):
             )
         return images, labels
 
-    def _order(self, dataset: TensorDataset, batch_size: int, shuffle: bool, *position) -> BatchOrder:
+    def _order(self, dataset: TensorDataset, *sizes, **position) -> BatchOrder:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchOrder(len(dataset), batch_size, shuffle, self.seed, rank, world_size, *position)
+        return BatchOrder(len(dataset), *sizes, self.seed, rank, world_size, **position)
 
     def _position(self) -> tuple[int, int]:
         """(epoch, batches of it done), from the number of optimizer steps taken, which resuming restores."""

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
-from urllib.error import URLError
 
 from filelock import FileLock
 from torch import Tensor
@@ -67,13 +66,15 @@ class IdxImages:
         return all((self.raw / name).is_file() for name in self.checksums)
 
     def _fetch(self) -> None:
+        for stale in self.raw.glob(".fetch-*"):  # of a process that was killed; we hold the lock
+            shutil.rmtree(stale)
         failures = []
         for source, fetch in self.sources():
             with tempfile.TemporaryDirectory(dir=self.raw, prefix=".fetch-") as folder:
                 try:
                     found = fetch(Path(folder))
                     wrong = [n for n, md5_sum in self.checksums.items() if md5(found / n) != md5_sum]
-                except (OSError, RuntimeError, URLError, subprocess.SubprocessError) as error:
+                except Exception as error:  # whatever went wrong, the next source may do
                     failures.append(f"{source}: {' '.join(str(error).split())}")
                     continue
                 if wrong:

@@ -13,13 +13,13 @@ class BatchOrder(Sampler[Tensor]):
     """Yields the indices of one batch at a time; each process gets its own slice of it.
 
     Nothing is drawn from global state, so a run that resumes in the middle of an epoch meets the
-    very batches it would have met. Incomplete batches are dropped when shuffling, so that all
-    processes take equally many steps of equal size; in order, the last one is kept and split.
+    very batches it would have met. Of a batch, process r of n takes every n-th image from the r-th on.
 
     Args:
         n: images in the data set.
         batch_size: images per process and batch.
         shuffle: a new order every epoch; False: the images' own order.
+        drop_last: leave out an incomplete last batch, so that all processes take equal steps.
         seed: of the shuffling.
         rank, world_size: this process, and how many share each batch.
         position: asked at the start of each pass: (epoch, batches of it that are done already).
@@ -30,6 +30,7 @@ class BatchOrder(Sampler[Tensor]):
         n: int,
         batch_size: int,
         shuffle: bool,
+        drop_last: bool,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -37,6 +38,7 @@ class BatchOrder(Sampler[Tensor]):
     ):
         self.n = n
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -44,14 +46,14 @@ class BatchOrder(Sampler[Tensor]):
         self.global_batch = batch_size * world_size
 
     def __len__(self) -> int:
-        return self.n // self.global_batch if self.shuffle else -(-self.n // self.global_batch)
+        return self.n // self.global_batch if self.drop_last else -(-self.n // self.global_batch)
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, done = self.position()
         for batch in self._order(epoch).split(self.global_batch)[done : len(self)]:
-            yield batch.tensor_split(self.world_size)[self.rank]
+            yield batch[self.rank :: self.world_size]
 
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.n)
-        return torch.randperm(self.n, generator=rng.generator(self.seed, epoch))
+        return torch.randperm(self.n, generator=rng.generator(self.seed, "order", epoch))

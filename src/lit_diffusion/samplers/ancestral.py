@@ -40,7 +40,7 @@ class Ancestral(Sampler):
 
         x = history[-1].estimate.x
         mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * beta_ts * x) / sigma_t**2
-        if s == 0:
+        if s == 0:  # the "large" variance would still add noise to the finished image
             return mean
         variance = beta_ts if self.variance == "large" else beta_ts * sigma_s**2 / sigma_t**2
         return mean + variance.sqrt() * noise()

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from lit_diffusion.denoiser import Clipped
@@ -27,7 +26,7 @@ class Sampler(ABC):
     """Walks x_t from noise to an image along a grid of times.
 
     A sampler is its ``step``. Whatever changes the estimate (guidance, clipping, anagrams) is a
-    denoiser around a denoiser; whatever changes x between steps (inpainting, films) is an
+    denoiser around a denoiser; whatever changes x between steps (inpainting, films, progress bars) is an
     ``after_step`` hook.
 
     Args:
@@ -70,7 +69,6 @@ class Sampler(ABC):
         noise: Callable[[], Tensor] | None = None,
         times: Tensor | None = None,
         after_step: Callable[[Tensor, Tensor, Visit], Tensor] | None = None,
-        progress: bool = False,
     ) -> Tensor:
         """Sample.
 
@@ -82,7 +80,6 @@ class Sampler(ABC):
             times: decreasing times to visit instead of the schedule's own grid.
             after_step: called as ``(x_s, s, visit)`` after each step, ``visit`` being the one the
                 step came from; what it returns takes the place of x_s.
-            progress: show a progress bar.
 
         Returns:
             The images at the last time, (B, C, H, W).
@@ -92,7 +89,7 @@ class Sampler(ABC):
         times = denoiser.schedule.times(self.steps) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
         history: deque[Visit] = deque(maxlen=2)
-        for t, s in track(list(pairwise(times)), "sampling", disable=not progress):
+        for t, s in pairwise(times):
             history.append(Visit(t, x_t, denoiser(x_t, t.expand(len(x_t)), y)))
             x_t = self.step(x_t, t, s, history, denoiser, noise)
             if after_step is not None:

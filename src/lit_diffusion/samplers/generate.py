@@ -18,7 +18,6 @@ def generate(
     y: Tensor | None = None,
     device: torch.device | str = "cpu",
     after_step: Callable | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Images by number: image k of a seed is the same in whatever batch it is made.
 
@@ -30,7 +29,7 @@ def generate(
         seed: of the noise, start and steps alike.
         y: a label for each image, (B,), or None.
         device: where the denoiser lives.
-        after_step, progress: as in ``Sampler``.
+        after_step: as in ``Sampler``.
 
     Returns:
         (B, C, H, W), about in [-1, 1].
@@ -39,4 +38,4 @@ def generate(
     noise = ImageNoise(seed, images, shape, device)
     x_t = schedule.sigma(torch.tensor(schedule.t_max, dtype=torch.float64)) * noise()
     y = y if y is None else y.to(device)
-    return sampler(denoiser, x_t, y, noise, after_step=after_step, progress=progress)
+    return sampler(denoiser, x_t, y, noise, after_step=after_step)
