@@ -24,6 +24,7 @@ class Mutant(NamedTuple):
     found_by: str
 
 
+CLIPPING = "test_samplers.py::test_clipping_keeps_x_inside_and_the_estimate_on_the_path"
 DDIM_STEP = "test_against_diffusers.py::test_ddim_is_ddim"
 NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
 
@@ -73,6 +74,18 @@ MUTANTS = {
     "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),
     "guidance: the 1 + w convention": Mutant(
         "guidance.py", "u + self.scale * (c - u)", "c + self.scale * (c - u)", "test_samplers.py"
+    ),
+    "clipping: eps of before": Mutant(
+        "denoiser.py",
+        "Estimate(x, (x_t - alpha * x) / sigma)",
+        "Estimate(x, self.denoiser(x_t, t, y).eps)",
+        CLIPPING,
+    ),
+    "average: decay the wrong way round": Mutant(
+        "callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"
+    ),
+    "data: the same order every epoch": Mutant(
+        "data/order.py", '"order", epoch)', '"order")', "test_data.py"
     ),
     "min-SNR: slope not squared": Mutant(
         "lit_module.py",

@@ -96,6 +96,14 @@ def test_ddim_is_ddim(name, prediction, clip, eta, steps):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 10, 50, 250, T])
+def test_our_grid_is_their_trailing_one(steps):
+    scheduler = DDPMScheduler(T, timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    schedule = Linear()
+    assert schedule.time_input(schedule.times(steps)[:-1]).tolist() == scheduler.timesteps.tolist()
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_noising_is_add_noise(name):
     schedule = SCHEDULES[name]()
