@@ -23,6 +23,7 @@ TINY = {
         "model.heads=2",
         "model.groups=4",
     ],
+    "fc_unet": ["model.width=4"],
     "convnext_unet": ["model.width=4", "model.multipliers=[1,1,2]"],
 }
 

@@ -4,12 +4,14 @@ import torch
 from torch import nn
 
 from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.schedules import DiscreteSchedule
 
 
 class ExactNetwork(nn.Module):
     """Puts out what a perfect network would, for data whose posterior mean E[x | x_t] is known.
 
-    It is told the published index i alone, and works out t = (i + 1) / T from it.
+    It is told what any network is told, and works out t from it: (i + 1) / T from the published
+    index i of a chain, or a thousandth of it in continuous time.
     """
 
     num_classes = 0
@@ -20,7 +22,8 @@ class ExactNetwork(nn.Module):
         self.prediction = prediction
 
     def forward(self, x_t, time_input, y=None):
-        t = (time_input + 1) / self.schedule.steps
+        discrete = isinstance(self.schedule, DiscreteSchedule)
+        t = (time_input + 1) / self.schedule.steps if discrete else time_input / 1000
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
         x = self.posterior_mean(x_t, alpha, sigma, y)
         return self.prediction.target(x, (x_t - alpha * x) / sigma, alpha, sigma)

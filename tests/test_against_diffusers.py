@@ -2,14 +2,20 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from torch import nn
 
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.predictions import Eps, V, X
+from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
-from lit_diffusion.schedules import Cosine, Linear, Sigmoid
+from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
 
 SCHEDULES = {"linear": Linear, "squaredcos_cap_v2": Cosine, "sigmoid": Sigmoid}
 PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
@@ -112,3 +118,22 @@ def test_noising_is_add_noise(name):
     i = torch.tensor([0, 999])
     alpha, sigma = schedule.alpha_sigma((i.double() + 1) / T, x)
     torch.testing.assert_close(alpha * x + sigma * eps, scheduler.add_noise(x, eps, i), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 50])
+@pytest.mark.parametrize(
+    "sampler, scheduler",
+    [(DDIM, FlowMatchEulerDiscreteScheduler), (Heun, FlowMatchHeunDiscreteScheduler)],
+)
+def test_flow_is_flow_match(sampler, scheduler, steps):
+    """Between the same times; diffusers' sigma is our t, its timestep and our time input 1000 times it."""
+    theirs = scheduler()
+    theirs.sigma_max = torch.tensor(Flow.t_max)  # theirs begins at 1 itself
+    theirs.set_timesteps(steps)
+    times = torch.tensor([*dict.fromkeys(theirs.sigmas.tolist())], dtype=torch.float64)
+    ours = sampler(steps)(Denoiser(FakeNetwork(), Flow(), Velocity()), start(), times=times)
+    x_t = start()
+    for timestep in theirs.timesteps:
+        output = FakeNetwork()(x_t, timestep.double().expand(len(x_t)))
+        x_t = theirs.step(output, timestep, x_t).prev_sample
+    torch.testing.assert_close(ours, x_t, atol=1e-5, rtol=1e-5)

@@ -2,14 +2,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tutorial1 import Tutorial1UNet, same_weights
+from tutorial2 import Tutorial2UNet
 
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.blocks import SelfAttention, sinusoidal
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down
+from lit_diffusion.models.fc_unet import FCUNet
 from lit_diffusion.models.small_unet import SmallUNet
 
 TINY = {
+    FCUNet: {"width": 4},
     SmallUNet: {"widths": (8, 16), "blocks": (1, 2), "heads": 2, "groups": 4},
     AttnUNet: {
         "down_channels": (8, 16, 16, 8),
@@ -39,6 +42,44 @@ def test_attn_unet_equals_the_tutorial():
     torch.testing.assert_close(ours(x, i.float()), theirs(x, i), atol=1e-5, rtol=1e-5)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("modulation", ["none", "time", "class"])
+def test_fc_unet_equals_the_tutorial(modulation):
+    """Trained a few steps side by side, so that gradients and batch norm's statistics are compared too."""
+    torch.manual_seed(0)
+    num_classes = 10 if modulation == "class" else 0
+    ours = FCUNet(width=8, time=modulation != "none", num_classes=num_classes)
+    theirs = Tutorial2UNet(8, modulation)
+    same_weights(ours, theirs)
+    x, target = torch.randn(2, 6, 1, 28, 28)
+    t, y = torch.rand(6), torch.tensor([0, 3, 9, 10, 10, 5])
+    one_hot = torch.eye(11)[y][:, :10]  # label 10, none, is all zeros
+    for train in (True, True, True, False):
+        for network in (ours.train(train), theirs.train(train)):
+            out = (
+                network(x, 1000 * t, y if num_classes else None)
+                if network is ours
+                else theirs(x, t[:, None], one_hot)
+            )
+            network.out = out.detach()
+            if train:
+                network.zero_grad()
+                (out - target).square().mean().backward()
+                with torch.no_grad():
+                    for p in network.parameters():
+                        p -= 0.1 * p.grad
+        torch.testing.assert_close(ours.out, theirs.out, atol=1e-5, rtol=1e-5)
+    assert (ours.out - x).abs().max() > 0.1
+
+
+def test_fc_unet_at_the_tutorials_widths():
+    """The diagram's layers, counted by hand: convolutions 30 D^2 k^2, and so on."""
+    for d in (64, 128):
+        kernels = 9 * (d + d**2) + 9 * 3 * d**2 + 9 * (2 + 4 + 4) * d**2 + 49 * 4 * d**2
+        kernels += 16 * 4 * d**2 + 9 * 2 * d**2 + 16 * 2 * d**2 + 9 * 2 * d**2 + 9 * 3 * d**2 + 9 * d
+        biases_and_norms = 3 * (2 * d * 4 + 13 * d) + 1
+        assert count(FCUNet(width=d, time=False)) == kernels + biases_and_norms
 
 
 def test_small_unet_is_small():
@@ -153,6 +194,9 @@ def test_sinusoidal_features():
         (lambda: AttnUNet(up_channels=(128, 64, 64, 16)), "don't meet"),
         (lambda: AttnUNet(down_sample=(True, True)), "down_sample"),
         (lambda: AttnUNet(time_width=7), "time_width is 7"),
+        (lambda: FCUNet(image_size=32), "image_size is 32"),
+        (lambda: FCUNet(width=0), "width is 0"),
+        (lambda: FCUNet(num_classes=10, time=False), "time is false"),
         (lambda: ConvNeXtUNet(width=5), "width is 5"),
         (lambda: ConvNeXtUNet(multipliers=(1, 0)), "multipliers"),
         (lambda: ConvNeXtUNet(image_size=4), "image_size is 4"),

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from gaussian import Gaussian, Mixture, exact_denoiser
@@ -6,11 +8,12 @@ from lit_diffusion.denoiser import Clipped, Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
 from lit_diffusion.models.small_unet import SmallUNet
-from lit_diffusion.predictions import Eps, V
+from lit_diffusion.predictions import Eps, V, Velocity
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
-from lit_diffusion.samplers.generate import generate
-from lit_diffusion.schedules import Cosine, Linear
+from lit_diffusion.samplers.generate import check_sampling, generate, one_step
+from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep
 
 
 class Counter(torch.nn.Module):
@@ -43,6 +46,26 @@ def test_ddim_with_eta_1_is_ancestral(steps):
     torch.testing.assert_close(ours, Ancestral(steps)(denoiser, start(), noise=fixed_noise()))
 
 
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_ddim_on_the_flow_schedule_is_euler(steps):
+    """Written out: x <- x + (s - t) velocity, from noise down to t = 0."""
+    denoiser = exact_denoiser(Gaussian, Flow(), Velocity())
+    x = start()
+    times = Flow().times(steps)
+    for t, s in pairwise(times):
+        x = x + (s - t) * denoiser.output(x, t.expand(3))
+    torch.testing.assert_close(DDIM(steps)(denoiser, start()), x)
+
+
+def test_heun_costs_two_evaluations_a_step_but_for_the_last_and_keeps_the_labels():
+    plain = Denoiser(Counter(), Flow(), Velocity())
+    y = torch.tensor([0, 1, 2])
+    out = Heun(5)(plain, start(), y)
+    assert plain.network.seen == 3 * (2 * 5 - 1)
+    alone = [Heun(5)(plain, start()[k : k + 1], y[k : k + 1]) for k in range(3)]
+    torch.testing.assert_close(out, torch.cat(alone))
+
+
 @pytest.mark.parametrize("scale, evaluations, label", [(1, 1, 2), (0, 1, 3), (2.5, 2, None)])
 def test_guidance_costs_and_bit_exact_ends(scale, evaluations, label):
     """Scale 1 is the conditional denoiser and scale 0 the unconditional, bit for bit, at one evaluation."""
@@ -56,6 +79,59 @@ def test_guidance_costs_and_bit_exact_ends(scale, evaluations, label):
     for end in ("x", "eps"):
         c, u, g = (getattr(estimate, end) for estimate in (cond, uncond, guided))
         torch.testing.assert_close(g, u + scale * (c - u))
+
+
+def guided_at(time, **options):
+    """(guided, conditional, unconditional) estimates at one time, and the images the guided one cost."""
+    plain = Denoiser(Counter(), Linear(), Eps())
+    t, y = torch.full((3,), time, dtype=torch.float64), torch.tensor([0, 1, 2])
+    cond, uncond = plain(start(), t, y), plain(start(), t, torch.full((3,), 3))
+    plain.network.seen = 0
+    return Guided(plain, 3.0, **options)(start(), t, y), cond, uncond, plain.network.seen
+
+
+@pytest.mark.parametrize("time, inside", [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.9, False)])
+def test_guidance_interval(time, inside):
+    """Outside, the conditional estimate bit for bit, at its cost; inside, guidance as without interval."""
+    guided, cond, uncond, cost = guided_at(time, interval=(0.2, 0.8))
+    assert cost == (6 if inside else 3)
+    assert torch.equal(guided.x, cond.x) is not inside
+    if inside:
+        torch.testing.assert_close(guided.eps, uncond.eps + 3 * (cond.eps - uncond.eps))
+
+
+def test_guidance_interval_tells_images_of_one_batch_apart():
+    plain = Denoiser(Counter(), Linear(), Eps())
+    t, y = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.tensor([0, 1, 2])
+    part = Guided(plain, 3.0, interval=(0.2, 0.8))(start(), t, y).x
+    whole, cond = Guided(plain, 3.0)(start(), t, y).x, plain(start(), t, y).x
+    torch.testing.assert_close(part, torch.stack([cond[0], whole[1], cond[2]]))
+
+
+def test_guidance_rescale_takes_the_contrast_back():
+    def contrast(x):
+        return x.std((1, 2, 3))
+
+    guided, cond, *_ = guided_at(0.5)
+    full, half = (guided_at(0.5, rescale=r)[0] for r in (1.0, 0.5))
+    torch.testing.assert_close(contrast(full.x), contrast(cond.x))
+    torch.testing.assert_close(half.x, (full.x + guided.x) / 2)
+    alpha, sigma = Linear().alpha_sigma(torch.full((3,), 0.5), half.x)
+    torch.testing.assert_close(alpha * half.x + sigma * half.eps, start())
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"interval": (0.8, 0.2)}, r"guidance_interval is \[0.8, 0.2\]"),
+        ({"interval": (0.0, 1.5)}, "guidance_interval"),
+        ({"interval": (0.5,)}, "guidance_interval"),
+        ({"rescale": 1.5}, "guidance_rescale is 1.5"),
+    ],
+)
+def test_guidance_out_of_range_is_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        guided_at(0.5, **options)
 
 
 def test_guidance_without_labels_is_refused():
@@ -73,7 +149,7 @@ def test_clipping_keeps_x_inside_and_the_estimate_on_the_path():
     torch.testing.assert_close(alpha * x + sigma * eps, x_t)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(8, eta=0.7), Ancestral(8, clip=True)])
+@pytest.mark.parametrize("sampler", [DDIM(8, eta=0.7), Ancestral(8, clip=True), Heun(8)])
 def test_images_do_not_depend_on_the_batch(sampler):
     torch.manual_seed(0)
     network = SmallUNet(widths=(8, 8), blocks=(1, 1), heads=2, groups=4, num_classes=10)
@@ -120,3 +196,21 @@ def test_a_step_from_the_middle():
 def test_mistakes_are_refused(mistake):
     with pytest.raises(ConfigError, match="sampler"):
         mistake()
+
+
+def test_a_schedule_that_keeps_the_image_cant_be_sampled():
+    denoiser = Denoiser(Counter(), SingleStep(alpha_end=1.0, sigma_end=0.5), Velocity())
+    with pytest.raises(ConfigError, match="SingleStep ends at alpha 1"):
+        check_sampling(DDIM(1), denoiser)
+    check_sampling(DDIM(1), Denoiser(Counter(), SingleStep(alpha_end=0.0, sigma_end=1.0), Velocity()))
+
+
+def test_one_step_noises_and_denoises():
+    denoiser = exact_denoiser(Gaussian, Flow(), Velocity())
+    x = start()
+    noisy, estimate, noisier, _ = one_step(denoiser, x, None, times=[0.5, 1.0], seed=3)
+    torch.testing.assert_close((noisy - 0.5 * x) / 0.5, noisier)  # at t = 1 there is noise alone
+    alpha, sigma = Flow().alpha_sigma(torch.full((3,), 0.5), x)
+    torch.testing.assert_close(estimate, denoiser.network.posterior_mean(noisy, alpha, sigma, None))
+    again = one_step(denoiser, x[:2], None, times=[0.5], seed=3)[0]
+    assert torch.equal(again, noisy[:2])

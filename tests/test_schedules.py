@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.schedules import Cosine, DiscreteSchedule, Linear, Sigmoid
+from lit_diffusion.schedules import Cosine, DiscreteSchedule, Flow, Linear, Sigmoid, SingleStep
 
 SCHEDULES = [Linear, Cosine, Sigmoid]
 
@@ -65,6 +65,37 @@ def test_float32_results_are_float64_ones_rounded():
     torch.testing.assert_close(Cosine().alpha(t).double(), Cosine().alpha(t.double()), atol=1e-7, rtol=1e-6)
 
 
+def test_flow_is_a_straight_line_a_hair_short_of_pure_noise():
+    t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+    assert Flow().alpha(t).tolist() == [1, 0.75, 0]
+    assert Flow().sigma(t).tolist() == [0, 0.25, 1]
+    assert Flow().time_input(t).tolist() == [0, 250, 1000]
+    assert Flow().times(3).tolist() == pytest.approx([0.999, 0.666, 0.333, 0])
+    assert Flow().inside(t).tolist() == [0.001, 0.25, 0.999]
+
+
+def drawn(schedule):
+    return schedule.random_times(20_000, torch.Generator().manual_seed(0)).double()
+
+
+def test_flow_draws_uniform_or_logit_normal_times():
+    shares = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    torch.testing.assert_close(drawn(Flow()).quantile(shares), shares, atol=0.012, rtol=0)
+    normal = torch.special.ndtri(shares)
+    logits = drawn(Flow(logit_std=0.8, logit_mean=-0.5)).logit().quantile(shares)
+    torch.testing.assert_close(logits, -0.5 + 0.8 * normal, atol=0.05, rtol=0)
+    assert drawn(Flow(logit_std=10.0)).min() >= Flow.t_min  # never a time that the network can't be asked
+
+
+def test_single_step_has_one_level():
+    schedule = SingleStep(alpha_end=1.0, sigma_end=0.5)
+    t = schedule.random_times(5, torch.Generator())
+    assert t.tolist() == [1] * 5
+    assert schedule.alpha(t).tolist() == [1] * 5
+    assert schedule.sigma(t).tolist() == [0.5] * 5
+    assert schedule.times(1).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -73,6 +104,9 @@ def test_float32_results_are_float64_ones_rounded():
         lambda: Linear(beta_start=0.0),
         lambda: Linear(beta_end=1.0),
         lambda: Sigmoid(beta_start=-1e-4),
+        lambda: Flow(logit_std=0.0),
+        lambda: SingleStep(alpha_end=-0.1, sigma_end=1.0),
+        lambda: SingleStep(alpha_end=1.0, sigma_end=0.0),
         lambda: DiscreteSchedule(torch.tensor([0.1, 1.5])),
     ],
 )

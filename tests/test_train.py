@@ -20,8 +20,8 @@ def tiny(cfg):
     return TINY[OmegaConf.select(cfg, "model._target_").split(".")[-2]]
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x", "v"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("prediction", ["eps", "x", "v", "velocity"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid", "flow"])
 @pytest.mark.parametrize("model", TINY)
 def test_every_combination_trains(config, tmp_path, model, schedule, prediction):
     choices = [f"model={model}", f"schedule={schedule}", f"prediction={prediction}"]
@@ -73,7 +73,7 @@ def test_grids_show_the_same_noise_getting_better(config, tmp_path):
     train(config(*options, "trainer.max_epochs=2"))
     first, second = (tmp_path / "samples" / f"grid_step_{s:06d}.png" for s in (3, 6))
     assert first.read_bytes() == second.read_bytes()
-    train(config(*options, "callbacks.samples.seed=1"))
+    train(config(*options, "callbacks.samples.seeds=[1]"))
     assert first.read_bytes() != second.read_bytes()
 
 

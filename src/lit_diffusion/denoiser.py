@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lit_diffusion.errors import ConfigError
 from lit_diffusion.predictions import Estimate, Prediction
 from lit_diffusion.schedules import Schedule
 
@@ -15,6 +16,9 @@ class Denoiser(nn.Module):
             network without labels.
         schedule: alpha and sigma of the path.
         prediction: what the network's output means.
+
+    Raises:
+        ConfigError: the schedule reaches a time at which this prediction says nothing.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
@@ -22,6 +26,7 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
+        self._check()
 
     @property
     def num_classes(self) -> int:
@@ -51,6 +56,17 @@ class Denoiser(nn.Module):
         """Labels shaped like y that say nothing."""
         return torch.full_like(y, self.num_classes)
 
+    def _check(self) -> None:
+        t = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        one = torch.ones_like(t)
+        if not torch.stack(self.prediction.estimate(one, one, alpha, sigma)).isfinite().all():
+            raise ConfigError(
+                f"prediction {type(self.prediction).__name__} can't work with schedule "
+                f"{type(self.schedule).__name__}, which reaches alpha {alpha[1]:g}: to read the image out of "
+                "it would divide by 0; choose prediction=x"
+            )
+
 
 class Combinator(nn.Module):
     """A Denoiser made of another: same schedule, same labels, another estimate."""
@@ -70,6 +86,22 @@ class Combinator(nn.Module):
     def null(self, y: Tensor) -> Tensor:
         return self.denoiser.null(y)
 
+    def through(self, x: Tensor, x_t: Tensor, t: Tensor) -> Estimate:
+        """The estimate with this x: its eps is the one that leads from x to x_t."""
+        alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
+        return Estimate(x, (x_t - alpha * x) / sigma)
+
+
+class Labelled(Combinator):
+    """A denoiser with its labels given once, (x_t, t) -> Estimate: what a sampler's step sees."""
+
+    def __init__(self, denoiser: nn.Module, y: Tensor | None):
+        super().__init__(denoiser)
+        self.y = y
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
+        return self.denoiser(x_t, t, self.y)
+
 
 class Clipped(Combinator):
     """Keeps the estimate of x inside [-1, 1], with eps derived again so that both still meet in x_t.
@@ -79,6 +111,4 @@ class Clipped(Combinator):
     """
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
-        x = self.denoiser(x_t, t, y).x.clamp(-1, 1)
-        alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
-        return Estimate(x, (x_t - alpha * x) / sigma)
+        return self.through(self.denoiser(x_t, t, y).x.clamp(-1, 1), x_t, t)

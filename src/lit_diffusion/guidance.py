@@ -1,5 +1,7 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,30 +14,59 @@ class Guided(Combinator):
     """eps = eps_uncond + scale * (eps_cond - eps_uncond), and x likewise.
 
     scale 1 equals the conditional denoiser and scale 0 the unconditional one, each at one network
-    evaluation; any other scale costs two. The paper's w is scale - 1.
+    evaluation; any other scale costs two. The paper's w is scale - 1: it writes
+    (1 + w) eps_cond - w eps_uncond.
 
     Args:
         denoiser: one whose network knows labels.
         scale: how far to go from the unconditional estimate towards, and past, the conditional.
+        interval: (low, high): at times t outside, the scale is 1, at one evaluation
+            (Kynkaanniemi et al. 2024).
+        rescale: 0 to 1: how far to take each image's estimate of x back to the standard deviation
+            of the conditional one, which a large scale exceeds (Lin et al. 2024, equations 15-16).
 
     Raises:
-        ConfigError: the network was trained without labels.
+        ConfigError: the network was trained without labels, or a value outside its range.
     """
 
-    def __init__(self, denoiser: nn.Module, scale: float):
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        scale: float,
+        interval: Sequence[float] = (0.0, 1.0),
+        rescale: float = 0.0,
+    ):
         super().__init__(denoiser)
         if denoiser.num_classes == 0:
             raise ConfigError(
                 f"guidance is {scale:g}, but this model was trained without labels: "
                 "leave guidance out, or train one with model.num_classes=10"
             )
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ConfigError(
+                f"guidance_interval is {list(interval)}: choose two times t, 0 <= low <= high <= 1"
+            )
+        if not 0 <= rescale <= 1:
+            raise ConfigError(f"guidance_rescale is {rescale:g}: choose a value from 0 (off) to 1")
         self.scale = scale
+        self.low, self.high = interval
+        self.rescale = rescale
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Estimate:
-        if self.scale == 1:
+        inside = (t >= self.low) & (t <= self.high)
+        if self.scale == 1 or not inside.any():
             return self.denoiser(x_t, t, y)
-        if self.scale == 0:
+        if self.scale == 0 and inside.all():
             return self.denoiser(x_t, t, self.null(y))
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, self.null(y)]))
-        cond, uncond = zip(*(end.chunk(2) for end in both), strict=True)
-        return Estimate(*(u + self.scale * (c - u) for c, u in zip(cond, uncond, strict=True)))
+        cond, uncond = (Estimate(*ends) for ends in zip(*(end.chunk(2) for end in both), strict=True))
+        scale = (1 + (self.scale - 1) * inside.to(x_t)).reshape(-1, *[1] * (x_t.ndim - 1))
+        guided = Estimate(*(u + scale * (c - u) for c, u in zip(cond, uncond, strict=True)))
+        return self._rescaled(guided, cond, x_t, t) if self.rescale else guided
+
+    def _rescaled(self, guided: Estimate, cond: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
+        """The guided x at a contrast nearer to the conditional one's, and the eps that goes with it."""
+        dims = tuple(range(1, x_t.ndim))
+        ratio = cond.x.std(dims, keepdim=True) / guided.x.std(dims, keepdim=True)
+        x = guided.x * (self.rescale * ratio + 1 - self.rescale)
+        return self.through(x, x_t, t)

@@ -15,6 +15,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def to_float(images: Tensor) -> Tensor:
+    """Images uint8 in 0..255 as floats in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
 def grid(x: Tensor, columns: int) -> Image.Image:
     """Images (N, C, H, W) in [-1, 1], in rows of so many columns."""
     return to_pil_image(make_grid(to_uint8(x).cpu(), nrow=columns, padding=2, pad_value=64))

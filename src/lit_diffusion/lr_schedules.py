@@ -3,7 +3,7 @@
 import math
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 from lit_diffusion.errors import ConfigError
 
@@ -26,3 +26,16 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) 
         return (1 + math.cos(math.pi * (step - rising) / max(total_steps - rising, 1))) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def exponential_decay(optimizer: Optimizer, total_steps: int, final: float = 0.1) -> ExponentialLR:
+    """Down to ``final`` times the optimizer's rate, by the same factor, final^(1/total_steps), each step.
+
+    Args:
+        optimizer: whose rate to set.
+        total_steps: steps, or epochs, of the whole run.
+        final: share of the rate left at its end, more than 0.
+    """
+    if final <= 0:
+        raise ConfigError(f"lr_scheduler.scheduler.final is {final:g}: choose more than 0")
+    return ExponentialLR(optimizer, gamma=final ** (1 / total_steps))

@@ -74,3 +74,22 @@ class V(Prediction):
 
     def slope(self, alpha, sigma):
         return -(alpha**2 + sigma**2) / sigma
+
+
+class Velocity(Prediction):
+    """The output is eps - x, the direction of the straight path from image to noise.
+
+    On the flow schedule it is dx_t/dt (Lipman et al. 2023, equation 23). Papers whose time runs from
+    noise to data use its negative, clean image minus noise. On any other schedule alpha + sigma,
+    which never vanishes, takes the place of 1 in the inverse.
+    """
+
+    def target(self, x, eps, alpha, sigma):
+        return eps - x
+
+    def estimate(self, output, x_t, alpha, sigma):
+        norm = alpha + sigma
+        return Estimate((x_t - sigma * output) / norm, (x_t + alpha * output) / norm)
+
+    def slope(self, alpha, sigma):
+        return -(alpha + sigma) / sigma

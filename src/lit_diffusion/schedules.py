@@ -151,6 +151,79 @@ class Sigmoid(DiscreteSchedule):
         super().__init__(beta_start + (beta_end - beta_start) * torch.sigmoid(u))
 
 
+class Straight(Schedule):
+    """Straight lines, in continuous time: alpha runs from 1 to alpha_end and sigma from 0 to sigma_end.
+
+    The network is told 1000 t, so that a time says the same to it as on a chain of 1000 steps.
+
+    Args:
+        alpha_end: weight of the image at t = 1.
+        sigma_end: standard deviation of the noise at t = 1.
+    """
+
+    t_min, t_max = 1e-3, 1 - 1e-3
+
+    def __init__(self, alpha_end: float, sigma_end: float):
+        if alpha_end < 0 or sigma_end <= 0:
+            raise ConfigError(
+                f"schedule.alpha_end is {alpha_end:g} and schedule.sigma_end {sigma_end:g}: choose 0 or more "
+                "for the first and more than 0 for the second"
+            )
+        self.alpha_end = alpha_end
+        self.sigma_end = sigma_end
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - (1 - self.alpha_end) * t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_end * t
+
+    def times(self, steps: int) -> Tensor:
+        return torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64)
+
+    def time_input(self, t: Tensor) -> Tensor:
+        return 1000 * t
+
+
+class Flow(Straight):
+    """Flow matching: alpha = 1 - t, sigma = t (Lipman et al. 2023; Liu et al. 2023, rectified flow).
+
+    Papers on flow matching let t run from noise to data: their t is 1 - t here.
+
+    Args:
+        logit_std: None draws training times uniformly; a number draws them logit-normal, the sigmoid
+            of N(logit_mean, logit_std^2), which favours the middle (Esser et al. 2024, equation 19).
+        logit_mean: above 0 favours noisy times, below 0 clean ones.
+    """
+
+    def __init__(self, logit_std: float | None = None, logit_mean: float = 0.0):
+        super().__init__(alpha_end=0.0, sigma_end=1.0)
+        if logit_std is not None and logit_std <= 0:
+            raise ConfigError(
+                f"schedule.logit_std is {logit_std:g}: choose more than 0, or null for uniform times"
+            )
+        self.logit_std = logit_std
+        self.logit_mean = logit_mean
+
+    def random_times(self, n: int, generator: torch.Generator) -> Tensor:
+        like = {"generator": generator, "device": generator.device, "dtype": torch.float32}
+        if self.logit_std is None:
+            return self.inside(torch.rand(n, **like))
+        return self.inside(torch.sigmoid(self.logit_mean + self.logit_std * torch.randn(n, **like)))
+
+
+class SingleStep(Straight):
+    """One noise level, x_t = alpha_end x + sigma_end eps, the only one that training meets: t = 1.
+
+    What a network trained so makes of other levels is the straight line towards the clean image.
+    """
+
+    t_max = 1.0
+
+    def random_times(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.ones(n, device=generator.device, dtype=torch.float32)
+
+
 def check_steps(steps: int) -> int:
     """steps itself, or ConfigError if a chain can't have so few."""
     if steps < 1:

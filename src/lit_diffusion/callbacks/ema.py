@@ -14,8 +14,8 @@ class EMA(L.Callback):
     """Averages the weights after every optimizer step; validation, sampling and export use the average.
 
     average <- d * average + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) after n steps,
-    so that the first, bad weights are forgotten soon. Floating-point parameters only, averaged in
-    float32; buffers stay the network's own. The checkpoint keeps it under callbacks / ema / average.
+    so that the first, bad weights are forgotten soon. Floating-point parameters and buffers (batch
+    norm's running statistics), averaged in float32. The checkpoint keeps it under callbacks / ema / average.
 
     Args:
         decay: d in the long run, in [0, 1).
@@ -32,7 +32,7 @@ class EMA(L.Callback):
         self.swapped = False
 
     def on_train_start(self, trainer, pl_module) -> None:
-        parameters = float_parameters(pl_module)
+        parameters = float_tensors(pl_module)
         kept = self.average or parameters
         self.average = {
             name: kept[name].detach().clone().to(p.device, torch.float32) for name, p in parameters.items()
@@ -74,22 +74,23 @@ class EMA(L.Callback):
             return
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach().float() for p in float_parameters(pl_module).values()]
+        weights = [p.detach().float() for p in float_tensors(pl_module).values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def _swap(self, pl_module, swapped: bool) -> None:
         if swapped == self.swapped or not self.average:
             return
-        for name, weight in float_parameters(pl_module).items():
+        for name, weight in float_tensors(pl_module).items():
             raw = weight.clone()
             weight.copy_(self.average[name])
             self.average[name].copy_(raw)
         self.swapped = swapped
 
 
-def float_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.is_floating_point()}
+def float_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the module, less its counters: live, not copied."""
+    return {name: p for name, p in module.state_dict().items() if p.is_floating_point()}
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Pictures of what the model makes, while it learns."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -14,28 +16,71 @@ from lit_diffusion.callbacks.ema import averaged
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
-from lit_diffusion.images import grid, save_png
+from lit_diffusion.images import grid, save_png, to_float
 from lit_diffusion.samplers.base import Sampler, Visit
-from lit_diffusion.samplers.generate import generate
+from lit_diffusion.samplers.generate import check_sampling, generate, one_step
 
 
-class Samples(L.Callback):
-    """A grid of samples every few epochs and at the end, from the averaged weights.
+class Pictures(L.Callback):
+    """Draws after some epochs and at the end, from the averaged weights.
+
+    Args:
+        every_n_epochs: how often; 0: at the end alone.
+        epochs: after these epochs instead, the first being 1; and at the end.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, epochs: Sequence[int] | None = None):
+        if every_n_epochs < 0 or (epochs and min(epochs) < 1):
+            raise ConfigError(
+                f"every_n_epochs is {every_n_epochs} and epochs {epochs}: choose 0 or more for the first, "
+                "and 1 or more for each of the second"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.epochs = epochs
+        self._drawn_at = -1
+
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, and show."""
+        raise NotImplementedError
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if self._due(trainer.current_epoch + 1):
+            self._draw_once(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self._draw_once(trainer, pl_module)
+
+    def _due(self, epoch: int) -> bool:
+        if self.epochs is not None:
+            return epoch in self.epochs
+        return self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
+
+    @rank_zero_only
+    def _draw_once(self, trainer, pl_module) -> None:
+        if trainer.global_step == self._drawn_at:
+            return
+        self._drawn_at = trainer.global_step
+        with averaged(trainer, pl_module), torch.no_grad():
+            self.draw(trainer, pl_module)
+
+
+class Samples(Pictures):
+    """A grid of samples.
 
     The noise is the same each time, so that progress shows. The grid goes to every logger that
-    takes pictures, and as ``samples/step_000123.png`` into the run's folder. Beside it goes a
+    takes pictures, and as ``samples/grid_step_000123.png`` into the run's folder. Beside it goes a
     trajectory: for the first few samples, x_t above and the estimate of x below it, at the times
     nearest to those asked for.
 
     Args:
         sampler: how to sample.
-        n: number of samples; labels, if the model knows any, come in turn.
+        n: number of samples of each seed; labels, if the model knows any, come in turn.
         columns: samples in a row.
-        every_n_epochs: how often; 0: at the end alone.
-        guidance: scale of the guidance; 1: the conditional model as it is.
+        every_n_epochs, epochs: as in ``Pictures``.
+        guidance, guidance_interval, guidance_rescale: as in ``Guided``; 1: the conditional model as it is.
         trajectory_times: times t in [0, 1] to show, 0 being the finished image; none: no trajectory.
         trajectory_n: samples shown in the trajectory.
-        seed: of the noise.
+        seeds: of the noise; the grid shows them one below the other.
     """
 
     def __init__(
@@ -44,48 +89,39 @@ class Samples(L.Callback):
         n: int = 100,
         columns: int = 10,
         every_n_epochs: int = 1,
+        epochs: Sequence[int] | None = None,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
         trajectory_times: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0),
         trajectory_n: int = 5,
-        seed: int = 0,
+        seeds: Sequence[int] = (0,),
     ):
-        if min(n, columns) < 1 or min(every_n_epochs, trajectory_n) < 0:
+        super().__init__(every_n_epochs, epochs)
+        if min(n, columns) < 1 or trajectory_n < 0 or not seeds or min(seeds) < 0:
             raise ConfigError(
-                f"callbacks.samples has n {n}, columns {columns}, every_n_epochs {every_n_epochs} and "
-                f"trajectory_n {trajectory_n}: the first two are at least 1, the others at least 0"
+                f"callbacks.samples has n {n}, columns {columns}, trajectory_n {trajectory_n} and seeds "
+                f"{list(seeds)}: the first two are at least 1, the others at least 0, and there is a seed"
             )
         self.sampler = sampler
         self.n = n
         self.columns = columns
-        self.every_n_epochs = every_n_epochs
         self.guidance = guidance
+        self.guided = partial(Guided, scale=guidance, interval=guidance_interval, rescale=guidance_rescale)
         self.trajectory_times = trajectory_times
         self.trajectory_n = min(trajectory_n, n)
-        self.seed = seed
+        self.seeds = seeds
         self.last_grid: Path | None = None
-        self._drawn_at = -1
 
     def check(self, denoiser: Denoiser) -> None:
         """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
-        denoiser.schedule.times(self.sampler.steps)
+        check_sampling(self.sampler, denoiser)
         if self.guidance != 1:
-            Guided(denoiser, self.guidance)
+            self.guided(denoiser)
 
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        self._draw(trainer, pl_module)
-
-    @rank_zero_only
-    def _draw(self, trainer, pl_module) -> None:
-        if trainer.global_step == self._drawn_at:
-            return
-        self._drawn_at = trainer.global_step
+    def draw(self, trainer, pl_module) -> None:
         film = Film(pl_module.denoiser.schedule.times(self.sampler.steps), self.trajectory_times)
-        with averaged(trainer, pl_module):
-            x = self._sample(pl_module, trainer.datamodule.image_shape, film)
+        x = self._sample(pl_module, trainer.datamodule.image_shape, film)
         self.last_grid = show(trainer, "samples/grid", grid(x, self.columns))
         if film.frames and self.trajectory_n:
             frames = torch.stack(film.frames, dim=1)[: self.trajectory_n]  # (n, times, 2, C, H, W)
@@ -96,9 +132,47 @@ class Samples(L.Callback):
         denoiser, y = pl_module.denoiser, None
         if denoiser.num_classes:
             y = torch.arange(self.n) % denoiser.num_classes
-            denoiser = Guided(denoiser, self.guidance)
-        device = pl_module.device
-        return generate(self.sampler, denoiser, range(self.n), shape, self.seed, y, device, film)
+            denoiser = self.guided(denoiser)
+        draw = partial(generate, self.sampler, denoiser, range(self.n), shape, y=y, device=pl_module.device)
+        first, *others = self.seeds
+        return torch.cat([draw(first, after_step=film), *(draw(seed) for seed in others)])
+
+
+class Denoised(Pictures):
+    """Validation images, the same with noise, and what the network makes of these in one step.
+
+    Each column is an image; below it, for each time, x_t and the estimate of x.
+
+    Args:
+        n: images.
+        times: times t in [0, 1].
+        every_n_epochs, epochs: as in ``Pictures``.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        n: int = 10,
+        times: Sequence[float] = (1.0,),
+        every_n_epochs: int = 1,
+        epochs: Sequence[int] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(every_n_epochs, epochs)
+        if n < 1 or not times or not 0 <= min(times) <= max(times) <= 1:
+            raise ConfigError(
+                f"callbacks.denoised has n {n} and times {list(times)}: choose at least 1 image and one "
+                "time, and times in [0, 1]"
+            )
+        self.n = n
+        self.times = times
+        self.seed = seed
+
+    def draw(self, trainer, pl_module) -> None:
+        x, y = trainer.datamodule.val_set[: self.n]
+        x = to_float(x)
+        rows = [x, *one_step(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
+        show(trainer, "samples/denoised", grid(torch.cat(rows), len(x)))
 
 
 class Film:

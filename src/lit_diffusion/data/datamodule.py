@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_diffusion import rng
 from lit_diffusion.data.order import BatchOrder
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.images import to_float
 
 
 class Source(Protocol):
@@ -107,7 +108,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        return images.float() / 127.5 - 1, labels
+        return to_float(images), labels
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         images, labels = self.source.load(train)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.denoiser import Clipped
+from lit_diffusion.denoiser import Clipped, Labelled
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.predictions import Estimate
 
@@ -56,7 +56,7 @@ class Sampler(ABC):
             x_t: images at time t, (B, C, H, W).
             t, s: float64 scalars on the CPU, t > s >= 0.
             history: the visit at (x_t, t) comes last, the one before it first.
-            denoiser: for its schedule, and for evaluations between t and s.
+            denoiser: for its schedule, and for more estimates, ``denoiser(x, t)`` with t (B,).
             noise: draws fresh standard normal noise shaped like x_t.
         """
 
@@ -84,13 +84,12 @@ class Sampler(ABC):
         Returns:
             The images at the last time, (B, C, H, W).
         """
-        if self.clip:
-            denoiser = Clipped(denoiser)
+        denoiser = Labelled(Clipped(denoiser) if self.clip else denoiser, y)
         times = denoiser.schedule.times(self.steps) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
         history: deque[Visit] = deque(maxlen=2)
         for t, s in pairwise(times):
-            history.append(Visit(t, x_t, denoiser(x_t, t.expand(len(x_t)), y)))
+            history.append(Visit(t, x_t, denoiser(x_t, t.expand(len(x_t)))))
             x_t = self.step(x_t, t, s, history, denoiser, noise)
             if after_step is not None:
                 x_t = after_step(x_t, s, history[-1])

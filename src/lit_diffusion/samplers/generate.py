@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.errors import ConfigError
 from lit_diffusion.rng import ImageNoise
 from lit_diffusion.samplers.base import Sampler
 
@@ -39,3 +41,48 @@ def generate(
     x_t = schedule.sigma(torch.tensor(schedule.t_max, dtype=torch.float64)) * noise()
     y = y if y is None else y.to(device)
     return sampler(denoiser, x_t, y, noise, after_step=after_step)
+
+
+def check_sampling(sampler: Sampler, denoiser: torch.nn.Module) -> None:
+    """ConfigError if this sampler can't start from noise, or has more steps than the schedule."""
+    schedule = denoiser.schedule
+    schedule.times(sampler.steps)
+    alpha = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64))
+    if alpha > 0.1:
+        raise ConfigError(
+            f"schedule {type(schedule).__name__} ends at alpha {alpha:g}, where the image is still to be "
+            "seen: a model of it denoises, but can't sample from noise"
+        )
+
+
+@torch.no_grad()
+def one_step(
+    denoiser: Denoiser,
+    x: Tensor,
+    y: Tensor,
+    times: Sequence[float],
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """Noise images and denoise them at once, at each of the times.
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate.
+        x: clean images, (B, C, H, W).
+        y: their labels, (B,); a model without labels isn't given them.
+        times: t in [0, 1].
+        seed: of the noise; image k has the same at every time.
+
+    Returns:
+        x_t and the estimate of x, (B, C, H, W) each, on the CPU, of the first time, then of the next.
+    """
+    noise = ImageNoise(seed, range(len(x)), x.shape[1:], device)()
+    x = x.to(device)
+    y = y.to(device) if denoiser.num_classes else None
+    shown = []
+    for time in times:
+        t = torch.full((len(x),), time, device=device)
+        alpha, sigma = denoiser.schedule.alpha_sigma(t, x)
+        x_t = alpha * x + sigma * noise
+        shown += [x_t.cpu(), denoiser(x_t, t, y).x.cpu()]
+    return shown
