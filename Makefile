@@ -37,7 +37,7 @@ clean: ## Remove the virtual environment and caches; runs and data stay
 		{ echo "$(PYTHON) is older than Python 3.11.4: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv: a few minutes and about 6 GB the first time ..."
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[figures]'
 	@touch $@
 
 .venv/installed-test: .venv/installed

@@ -128,7 +128,7 @@ def test_noising_is_add_noise(name):
 def test_flow_is_flow_match(sampler, scheduler, steps):
     """Between the same times; diffusers' sigma is our t, its timestep and our time input 1000 times it."""
     theirs = scheduler()
-    theirs.sigma_max = torch.tensor(Flow.t_max)  # theirs begins at 1 itself
+    theirs.sigma_max = Flow.t_max  # theirs begins at 1 itself
     theirs.set_timesteps(steps)
     times = torch.tensor([*dict.fromkeys(theirs.sigmas.tolist())], dtype=torch.float64)
     ours = sampler(steps)(Denoiser(FakeNetwork(), Flow(), Velocity()), start(), times=times)

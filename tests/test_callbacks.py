@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from PIL import Image
 
 from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.callbacks.ema import EMA, averaged
@@ -32,6 +34,7 @@ def trained_ema(decay=0.9, steps=5):
     for step in range(1, steps + 1):
         trainer.global_step = step
         module.weight.data.fill_(step)
+        module.running.fill_(10 * step)
         ema.on_train_batch_end(trainer, module, None, None, 0)
         ema.on_train_batch_end(trainer, module, None, None, 1)  # a batch without an optimizer step
     return trainer, ema, module
@@ -44,7 +47,8 @@ def test_ema_is_the_formula_with_its_warm_up():
         d = min(0.3, (1 + n) / (10 + n))
         expected = d * expected + (1 - d) * n
     torch.testing.assert_close(ema.average["weight"], torch.full((2,), expected))
-    assert list(ema.average) == ["weight"]  # neither integers nor buffers
+    assert list(ema.average) == ["weight", "running"]  # no integers
+    torch.testing.assert_close(ema.average["running"], 10 * ema.average["weight"])
 
 
 def test_ema_is_applied_and_taken_back_even_after_an_error():
@@ -135,3 +139,32 @@ def test_a_step_has_randomness_of_its_own_for_networks_that_draw(config):
             torch.rand(7)
     assert drawn[:3] == drawn[3:]
     assert len(set(drawn)) == 3
+
+
+def test_pictures_come_after_the_epochs_asked_for_and_at_the_end(config, tmp_path):
+    options = ["trainer=debug", "trainer.max_epochs=4", "callbacks.samples.trajectory_n=0"]
+    train(config(*options, "callbacks.samples.epochs=[1,3]", *TINY["small_unet"]))
+    drawn = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert drawn == [f"grid_step_{step:06d}.png" for step in (3, 9, 12)]
+
+
+def test_a_grid_stacks_its_seeds(config, tmp_path):
+    def grid(seeds):
+        options = ["trainer=debug", "optimizer.lr=0", f"callbacks.samples.seeds={seeds}"]
+        train(config(*options, *TINY["small_unet"]))
+        return np.asarray(Image.open(tmp_path / "samples" / "grid_step_000003.png"))
+
+    both, first, second = grid("[7,8]"), grid("[7]"), grid("[8]")
+    assert np.array_equal(both, np.concatenate([first[:-2], second]))  # two pixels of frame are shared
+    assert not np.array_equal(first, second)
+
+
+def test_denoised_shows_validation_images_their_noise_and_the_estimate(config, tmp_path):
+    options = ["experiment=denoise_sigma05", "trainer=debug", "callbacks.denoised.n=3", "model.width=4"]
+    _, objects = train(config(*options, "callbacks.denoised.times=[0.5,1.0]"))
+    shown = np.asarray(Image.open(tmp_path / "samples" / "denoised_step_000003.png").convert("L"))
+    assert shown.shape == (2 + 5 * 30, 2 + 3 * 30)  # x; x_t and estimate at each time
+    clean = objects["datamodule"].val_set[0][0]
+    assert np.array_equal(shown[2:30, 2:30], clean[0])
+    mild, strong = (np.abs(shown[row : row + 28, 2:30] - clean[0].numpy().astype(float)) for row in (32, 92))
+    assert 0 < mild.mean() < strong.mean()

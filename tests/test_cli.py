@@ -19,19 +19,22 @@ def test_help_is_quick_and_reads_well(run):
     result = run(TRAIN, "--help")
     assert result.returncode == 0
     for line in (
-        "model: attn_unet, convnext_unet, small_unet",
+        "model: attn_unet, convnext_unet, fc_unet, small_unet",
         "experiment=quickstart",
         "usage: python train.py",
     ):
         assert line in result.stdout
-    heavy = "import sys, lit_diffusion.train, lit_diffusion.sample; print('torch' in sys.modules)"
+    heavy = (
+        "import sys, lit_diffusion.train, lit_diffusion.sample, lit_diffusion.figures\n"
+        "print('torch' in sys.modules)"
+    )
     assert run("-c", heavy).stdout.strip() == "False"
 
 
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
     assert "guidance: 1" in result.stdout
-    assert "sampler: ancestral, ddim" in result.stdout
+    assert "sampler: ancestral, ddim, heun" in result.stdout
 
 
 def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):

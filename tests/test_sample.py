@@ -127,3 +127,25 @@ def test_mistakes_are_refused(trained, sampled, override, says, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=says):
         sampled(trained(), override)
+
+
+def test_guidance_options_reach_the_samples(trained, sampled):
+    """Outside the interval there is no guidance; rescaling changes what there is."""
+    ckpt = trained("trainer.max_epochs=3")
+
+    def images(*options):
+        with np.load(sampled(ckpt, "npz=true", "gif=false", *options)[1]) as arrays:
+            return arrays["images"].astype(float)
+
+    plain, guided = images(), images("guidance=8")
+    assert np.array_equal(images("guidance=8", "guidance_interval=[0.3,0.4]"), plain)  # no step is there
+    assert not np.array_equal(guided, plain)
+    assert not np.array_equal(images("guidance=8", "guidance_rescale=1"), guided)
+    with pytest.raises(ConfigError, match="guidance_interval is"):
+        images("guidance=8", "guidance_interval=[1,0]")
+
+
+def test_a_denoiser_of_one_level_is_not_sampled(trained, sampled):
+    ckpt = trained("schedule=single_step", "model.num_classes=0")
+    with pytest.raises(ConfigError, match="denoises, but can't sample"):
+        sampled(ckpt)

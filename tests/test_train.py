@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -37,7 +38,9 @@ def test_every_experiment_trains(config, tmp_path, experiment):
     metrics, objects = train(config(*choices, *tiny(config(*choices))))
     assert objects["trainer"].global_step == 3
     assert 0 < metrics["val/loss"] < float("inf")
-    assert len(list((tmp_path / "samples").glob("*.png"))) == 2
+    drawn = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    sampled = ["grid_step_000003.png", "trajectory_step_000003.png"]
+    assert drawn == (["denoised_step_000003.png"] if experiment.startswith("denoise") else sampled)
 
 
 def test_tutorial1_is_the_tutorials(config):
@@ -48,6 +51,55 @@ def test_tutorial1_is_the_tutorials(config):
     assert (cfg.schedule.steps, cfg.schedule.beta_start, cfg.schedule.beta_end) == (1000, 1e-4, 0.02)
     assert (cfg.callbacks.samples.n, cfg.callbacks.samples.columns, cfg.sampler.steps) == (100, 10, 1000)
     assert sum(p.numel() for p in checkpoint.build_denoiser(cfg).parameters()) == 6_067_857
+
+
+def test_tutorial2_is_the_tutorials(config):
+    denoise, noise, time, by_class, constant = (
+        config(f"experiment={name}")
+        for name in (
+            "denoise_sigma05",
+            "denoise_pure_noise",
+            "flow_time",
+            "flow_class",
+            "flow_class_constant_lr",
+        )
+    )
+    for cfg in (denoise, noise):
+        assert (cfg.data.batch_size, cfg.trainer.max_epochs, cfg.model.width) == (256, 5, 128)
+        assert (cfg.optimizer._target_, cfg.optimizer.lr) == ("torch.optim.Adam", 1e-4)
+        assert (cfg.model.time, cfg.model.num_classes, cfg.lr_scheduler) == (False, 0, {})
+    # x + 0.5 eps for images in [0, 1] is x + 1.0 eps for ours in [-1, 1].
+    assert (denoise.schedule.alpha_end, denoise.schedule.sigma_end) == (1.0, 2 * 0.5)
+    assert (noise.schedule.alpha_end, noise.schedule.sigma_end) == (0.0, 1.0)
+    for cfg in (time, by_class, constant):
+        assert (cfg.data.batch_size, cfg.trainer.max_epochs, cfg.model.width) == (64, 10, 64)
+        assert (cfg.schedule.logit_std, cfg.callbacks.ema) == (None, None)
+        assert cfg.sampler._target_.endswith("DDIM")
+        assert (cfg.sampler.eta, cfg.sampler.clip) == (0, False)
+        samples = cfg.callbacks.samples
+        assert (samples.epochs, samples.seeds, samples.columns) == ([1, 5, 10], [100, 101, 102], 10)
+    assert (time.optimizer._target_, time.optimizer.lr) == ("torch.optim.Adam", 1e-2)
+    assert time.lr_scheduler.scheduler.final == 0.1
+    for cfg in (by_class, constant):
+        assert (cfg.model.num_classes, cfg.module.label_dropout) == (10, 0.1)
+        assert cfg.callbacks.samples.guidance == 5
+    assert (constant.optimizer._target_, constant.lr_scheduler) == ("torch.optim.AdamW", {})
+    assert (constant.optimizer.lr, constant.optimizer.weight_decay) == (1e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "choices, prediction, sampler",
+    [
+        (["schedule=flow"], "Velocity", "DDIM"),
+        (["prediction=v", "schedule=flow"], "V", "DDIM"),
+        (["schedule=flow", "sampler=heun"], "Velocity", "Heun"),
+        (["schedule=single_step"], "X", "DDIM"),
+    ],
+)
+def test_a_schedule_brings_its_prediction_and_sampler_and_a_choice_wins(config, choices, prediction, sampler):
+    cfg = config(*choices)
+    assert cfg.prediction._target_.endswith(f".{prediction}")
+    assert cfg.sampler._target_.endswith(f".{sampler}")
 
 
 def test_overfit_learns_a_batch_by_heart(config):
@@ -165,14 +217,20 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["sampler.steps=1001"], "1001 steps, but this schedule has 1000"),
         (["callbacks.samples.guidance=2"], "trained without labels"),
         (["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["callbacks.samples.epochs=[0]"], r"epochs \[0\]"),
+        (["callbacks.samples.seeds=[]"], r"seeds \[\]"),
+        (["schedule=single_step"], "SingleStep ends at alpha 1"),
+        (["schedule=single_step", "schedule.alpha_end=0", "prediction=eps"], "Eps can't work"),
+        (["schedule=flow", "schedule.logit_std=0"], "logit_std is 0"),
+        (["model=fc_unet", "model.image_size=32"], "fc_unet takes 28x28"),
         (["trainer.log_every_n_steps=0"], "log_every_n_steps is 0"),
         (["trainer.accelerator=gpu"], "torch sees none"),
     ],
 )
 def test_mistakes_are_found_before_training(config, tmp_path, overrides, says, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=says):
-        train(config("trainer=debug", *overrides, *TINY["small_unet"]))
+    with pytest.raises((ConfigError, InstantiationException), match=says):
+        train(config("trainer=debug", *TINY["small_unet"] * ("model=fc_unet" not in overrides), *overrides))
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -16,7 +16,7 @@ from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
 from lit_diffusion.images import grid, save_gif, save_png, to_uint8
 from lit_diffusion.samplers.base import Sampler, Visit
-from lit_diffusion.samplers.generate import generate
+from lit_diffusion.samplers.generate import check_sampling, generate
 
 
 def sample(cfg: DictConfig) -> list[Path]:
@@ -40,9 +40,9 @@ def sample(cfg: DictConfig) -> list[Path]:
     device = choose_device(cfg.device)
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
-    denoiser.schedule.times(sampler.steps)
+    check_sampling(sampler, denoiser)
     y = labels(cfg.y, cfg.n, denoiser.num_classes)
-    guided = guide(denoiser, y, cfg.guidance)
+    guided = guide(cfg, denoiser, y)
 
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     batches = torch.arange(cfg.n).split(cfg.batch_size)
@@ -117,9 +117,11 @@ def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor
     return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
 
 
-def guide(denoiser: Denoiser, y: Tensor | None, scale: float) -> torch.nn.Module:
+def guide(cfg: DictConfig, denoiser: Denoiser, y: Tensor | None) -> torch.nn.Module:
     """The denoiser, guided if it knows labels or a scale was asked for."""
-    return denoiser if y is None and scale == 1 else Guided(denoiser, scale)
+    if y is None and cfg.guidance == 1:
+        return denoiser
+    return Guided(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,190 @@
+"""The figures of the tutorials. Each function returns a matplotlib figure, and what it was drawn from."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from lit_diffusion import checkpoint
+from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.images import to_float, to_uint8
+from lit_diffusion.rng import ImageNoise
+from lit_diffusion.schedules import Schedule
+
+INCHES = 0.9  # side of an image
+
+
+def noising(
+    data: ImageDataModule, schedules: Mapping[str, Schedule], times: Sequence[float], seed: int
+) -> tuple[Figure, str]:
+    """One image at several times, a row for each schedule, with the same noise everywhere."""
+    x = validation_images(data, 1)
+    noise = standard_normal(x, seed)
+    t = torch.tensor(times, dtype=torch.float64)
+    rows = []
+    for schedule in schedules.values():
+        alpha, sigma = schedule.alpha_sigma(t, x)
+        rows.append(alpha * x + sigma * noise)
+    figure = labelled(rows, [f"t = {time:g}" for time in times], list(schedules))
+    return figure, f"from validation image 0, the same noise (seed {seed}) in every cell"
+
+
+def schedules(schedules: Mapping[str, Schedule]) -> tuple[Figure, str]:
+    """alpha, sigma and log-SNR over t."""
+    figure = Figure((9, 3), layout="constrained")
+    t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    curves = {"alpha": "alpha", "sigma": "sigma", "log_snr": "log(alpha² / sigma²)"}
+    for axes, (name, label) in zip(figure.subplots(1, 3), curves.items(), strict=True):
+        for schedule_name, schedule in schedules.items():
+            axes.plot(t, getattr(schedule, name)(t), label=schedule_name)
+        axes.set(xlabel="t", title=label)
+    axes.legend()
+    return figure, f"from the formulas of {', '.join(schedules)}"
+
+
+def noise_levels(data: ImageDataModule, sigmas: Sequence[float], n: int, seed: int) -> tuple[Figure, str]:
+    """Images with more and more noise, a row for each; sigma is for images in [0, 1]."""
+    x = validation_images(data, n)
+    noise = standard_normal(x, seed)
+    noisy = torch.stack([x + 2 * sigma * noise for sigma in sigmas], dim=1)  # our images span 2
+    figure = labelled(list(noisy), [f"sigma = {sigma:g}" for sigma in sigmas])
+    return figure, f"from validation images 0 to {n - 1}, noise of seed {seed}"
+
+
+def out_of_distribution(
+    ckpt: str | None, sigmas: Sequence[float], n: int, n_mean: int, seed: int
+) -> tuple[Figure, str]:
+    """A single-step denoiser at noise levels that it was and wasn't trained on, with its mean error."""
+    denoiser, data = trained(ckpt)
+    x = validation_images(data, n_mean)
+    noise = standard_normal(x, seed)
+    noisy = [x + 2 * sigma * noise for sigma in sigmas]  # sigma is for images in [0, 1], ours span 2
+    clean = [denoise(denoiser, z) for z in noisy]
+    rows = [row for k in range(n) for row in (rows_of(noisy, k), rows_of(clean, k))]
+    errors = [float((c - x).square().mean()) / 4 for c in clean]
+    columns = [f"sigma = {s:g}\nMSE {e:.3f}" for s, e in zip(sigmas, errors, strict=True)]
+    figure = labelled(rows, columns, ["noisy", "denoised"] * n)
+    return figure, f"from {ckpt}; MSE, of images in [0, 1], is the mean over {len(x)} validation images"
+
+
+def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
+    """What a single-step denoiser makes of noise alone, beside the mean of the images it was trained on."""
+    denoiser, data = trained(ckpt)
+    data.setup("fit")
+    train = to_float(data.train_set.tensors[0])
+    mean = train.mean(0, keepdim=True)
+    noise = ImageNoise(seed, range(n_mean), mean.shape[1:])()
+    outputs = denoise(denoiser, noise)
+    distance = [float((to - mean).square().mean((1, 2, 3)).sqrt().mean() / 2) for to in (outputs, train)]
+    rows = [torch.cat([noise[:n], torch.ones_like(mean)]), torch.cat([outputs[:n], mean])]
+    columns = [*[f"noise {k}" for k in range(n)], "mean of the\ntraining images"]
+    figure = labelled(rows, columns, ["noise", "denoised"])
+    return figure, (
+        f"from {ckpt}; root mean square distance, of images in [0, 1], to the mean training image: "
+        f"{distance[0]:.4f} on average over {n_mean} outputs, {distance[1]:.4f} over all training images"
+    )
+
+
+def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
+    """Training and validation loss over steps, of one run or several."""
+    runs = [run] if isinstance(run, str) else run
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    for k, folder in enumerate(runs or [None]):
+        metrics = read_metrics(folder)
+        for name, style in {"train/loss": "-", "val/loss": "o--"}.items():
+            points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
+            axes.plot(*zip(*points, strict=True), style, color=f"C{k}", label=f"{Path(folder).name} {name}")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    return figure, f"from {', '.join(f'{folder}/csv/metrics.csv' for folder in runs)}"
+
+
+def progress(run: str | None) -> tuple[Figure, str]:
+    """The grids that a run drew, from the first to the last, side by side."""
+    metrics = read_metrics(run)
+    epochs = {int(row["step"]) + 1: int(row["epoch"]) + 1 for row in metrics if row.get("val/loss")}
+    paths = sorted(p for p in Path(run, "samples").glob("*.png") if not p.name.startswith("trajectory"))
+    if not paths:
+        raise ConfigError(f"run {run} has drawn no pictures yet: its folder samples/ is empty")
+    pictures = [Image.open(path) for path in paths]
+    height = pictures[0].height / pictures[0].width
+    figure = Figure((4 * len(paths), 4 * height + 0.4), layout="constrained")
+    for axes, path, picture in zip(
+        figure.subplots(1, len(paths), squeeze=False)[0], paths, pictures, strict=True
+    ):
+        step = int(path.stem.rpartition("_")[2])
+        axes.imshow(picture, cmap="gray")
+        axes.set_title(f"epoch {epochs[step]}" if step in epochs else f"step {step}")
+        axes.axis("off")
+    return figure, f"from {', '.join(map(str, paths))}"
+
+
+def trained(ckpt: str | None) -> tuple[Denoiser, ImageDataModule]:
+    """The denoiser of a checkpoint, and the data it was trained on."""
+    if ckpt is None:
+        raise ConfigError("this figure shows a trained model: give ckpt=PATH")
+    contents = checkpoint.read(ckpt)
+    data = instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
+    return checkpoint.load_denoiser(contents), data
+
+
+@torch.no_grad()
+def denoise(denoiser: Denoiser, x_t: Tensor) -> Tensor:
+    """The estimate of x at t = 1, whatever the level of the noise really is."""
+    return torch.cat([denoiser(part, torch.ones(len(part))).x for part in x_t.split(100)])
+
+
+def validation_images(data: ImageDataModule, n: int) -> Tensor:
+    """The first n validation images, (n, C, H, W) in [-1, 1]."""
+    data.prepare_data()
+    data.setup("fit")
+    return to_float(data.val_set.tensors[0][:n])
+
+
+def standard_normal(x: Tensor, seed: int) -> Tensor:
+    return ImageNoise(seed, range(len(x)), x.shape[1:])()
+
+
+def rows_of(images: Sequence[Tensor], k: int) -> Tensor:
+    """Image k of each batch."""
+    return torch.stack([batch[k] for batch in images])
+
+
+def labelled(rows: Sequence[Tensor], columns: Sequence[str], names: Sequence[str] | None = None) -> Figure:
+    """Rows of images (N, C, H, W) in [-1, 1], with a name above each column and before each row."""
+    figure = Figure((INCHES * len(columns) + 0.8, INCHES * len(rows) + 0.5), layout="constrained")
+    cells = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            show(cells[row, column], image)
+        if names:
+            cells[row, 0].set_ylabel(names[row], fontsize=8)
+    for cell, name in zip(cells[0], columns, strict=True):
+        cell.set_title(name, fontsize=8)
+    return figure
+
+
+def show(axes: Axes, image: Tensor) -> None:
+    axes.imshow(to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+
+
+def read_metrics(run: str | None) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv."""
+    if run is None:
+        raise ConfigError("this figure shows a run: give run=DIR, a folder under outputs/train/")
+    path = Path(run) / "csv" / "metrics.csv"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,147 @@
+"""Every figure, on real digits and small models: what it shows, not just that it is there."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIGITS, ROOT, TINY
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from PIL import Image
+
+from lit_diffusion import plots
+from lit_diffusion.drawing import draw
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.predictions import X
+from lit_diffusion.schedules import Flow, Linear, SingleStep
+from lit_diffusion.training import train
+
+FIGURES = sorted(p.stem for p in (ROOT / "conf" / "figure").glob("*.yaml"))
+
+
+@pytest.fixture
+def drawn(config):
+    """drawn(name, *overrides): the file and the sentence that the command gives."""
+    return lambda name, *overrides: draw(config(f"figure={name}", *DIGITS, *overrides, config_name="figures"))
+
+
+@pytest.fixture
+def trained_run(config, tmp_path):
+    """The folder of a small run of an experiment."""
+
+    def trained(experiment, *overrides):
+        options = [f"experiment={experiment}", "trainer=debug", "trainer.max_epochs=2", *TINY["fc_unet"]]
+        train(config(*options, *overrides))
+        return tmp_path
+
+    return trained
+
+
+def test_each_figure_is_drawn(drawn, trained_run, tmp_path):
+    trained_run("denoise_sigma05")
+    inputs = [f"ckpt={tmp_path}/checkpoints/last.ckpt", f"run={tmp_path}", f"out={tmp_path}/figures"]
+    for name in FIGURES:
+        path, source = drawn(name, *inputs, "dpi=50")
+        assert path == tmp_path / "figures" / f"{name}.png"
+        picture = Image.open(path).convert("L")
+        assert len(picture.getcolors()) > 10
+        assert source.startswith("from ")
+
+
+def images_of(figure):
+    """The pictures in a figure, row by row."""
+    return [axes.images[0].get_array() for axes in figure.axes if axes.images]
+
+
+@pytest.fixture
+def data(config):
+    return instantiate(config().data, _convert_="all")
+
+
+def test_noising_starts_at_the_image_and_keeps_one_noise(data):
+    figure, _ = plots.noising(data, {"linear": Linear(), "flow": Flow()}, times=[0.0, 0.5, 1.0], seed=0)
+    linear, flow = images_of(figure)[:3], images_of(figure)[3:]
+    assert (linear[0] == flow[0]).all()
+    assert (linear[0] == data.val_set[0][0][0].numpy()).all()
+    assert (abs(linear[2].astype(int) - flow[2]) <= 2).all()  # the linear schedule ends at alpha 0.006
+    assert (linear[1] != flow[1]).any()
+
+
+def test_noise_levels_are_for_images_between_0_and_1(data):
+    """On a black edge noise of 0.1 shows as a half-normal of 25.5 grey levels, 10.2 on average."""
+    figure, _ = plots.noise_levels(data, sigmas=[0.0, 0.1], n=20, seed=0)
+    edges = torch.tensor(np.stack(images_of(figure)))[:, :2].double()
+    assert edges[::2].mean() == 0
+    assert abs(edges[1::2].mean() - 10.2) < 2
+
+
+def test_out_of_distribution_tells_the_error_at_each_level(data, monkeypatch):
+    """A network that returns what it is given errs by the noise itself: sigma squared."""
+
+    class Identity(torch.nn.Module):
+        num_classes = 0
+
+        def forward(self, x_t, time_input, y=None):
+            return x_t
+
+    denoiser = plots.Denoiser(Identity(), SingleStep(alpha_end=1.0, sigma_end=1.0), X())
+    monkeypatch.setattr(plots, "trained", lambda ckpt: (denoiser, data))
+    figure, _ = plots.out_of_distribution("a.ckpt", sigmas=[0.0, 0.5], n=1, n_mean=60, seed=0)
+    titles = [axes.get_title() for axes in figure.axes[:2]]
+    assert titles[0] == "sigma = 0\nMSE 0.000"
+    assert float(titles[1].split()[-1]) == pytest.approx(0.25, abs=0.006)  # 47,000 pixels
+
+
+def test_pure_noise_tells_the_distance_to_the_mean_image(data, monkeypatch):
+    """A network that puts out the mean image is at distance 0; the images themselves aren't."""
+    data.setup("fit")
+    mean = plots.to_float(data.train_set.tensors[0]).mean(0, keepdim=True)
+
+    class Constant(torch.nn.Module):
+        num_classes = 0
+
+        def forward(self, x_t, time_input, y=None):
+            return mean.expand_as(x_t)
+
+    denoiser = plots.Denoiser(Constant(), SingleStep(alpha_end=0.0, sigma_end=1.0), X())
+    monkeypatch.setattr(plots, "trained", lambda ckpt: (denoiser, data))
+    figure, source = plots.pure_noise("a.ckpt", n=2, n_mean=10, seed=0)
+    assert "training image: 0.0000 on average over 10 outputs" in source
+    shown = images_of(figure)
+    assert (shown[3] == shown[5]).all()  # an output, and the mean image
+
+
+def test_loss_plots_what_the_run_logged(trained_run):
+    folder = trained_run("flow_time")
+    figure, _ = plots.loss(str(folder))
+    lines = {line.get_label().split()[-1]: line for line in figure.axes[0].lines}
+    assert lines["train/loss"].get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(lines["val/loss"].get_xdata()) == 2
+
+
+def test_progress_names_the_epochs(trained_run):
+    figure, _ = plots.progress(str(trained_run("flow_time", "callbacks.samples.epochs=null")))
+    assert [axes.get_title() for axes in figure.axes] == ["epoch 1", "epoch 2"]
+
+
+@pytest.mark.parametrize(
+    "name, overrides, says",
+    [
+        ("pure_noise", [], "give ckpt=PATH"),
+        ("out_of_distribution", ["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        ("loss", [], "give run=DIR"),
+        ("loss", ["run=nowhere"], "metrics.csv does not exist"),
+        ("progress", ["run=nowhere"], "metrics.csv does not exist"),
+    ],
+)
+def test_mistakes_are_refused(drawn, name, overrides, says):
+    with pytest.raises((ConfigError, InstantiationException), match=says):
+        drawn(name, *overrides)
+
+
+def test_the_command_takes_a_name(run):
+    result = run("-m", "lit_diffusion.figures", "schedules", "out=here", "dpi=40")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "here/schedules.png"
+    wrong = run("-m", "lit_diffusion.figures", "nothing")
+    assert wrong.returncode == 1
+    assert "Could not find 'figure/nothing'" in wrong.stderr
