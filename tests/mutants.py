@@ -24,6 +24,7 @@ class Mutant(NamedTuple):
     found_by: str
 
 
+GUIDANCE = "test_samplers.py"
 CLIPPING = "test_samplers.py::test_clipping_keeps_x_inside_and_the_estimate_on_the_path"
 DDIM_STEP = "test_against_diffusers.py::test_ddim_is_ddim"
 NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
@@ -72,13 +73,44 @@ MUTANTS = {
         NOISING,
     ),
     "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),
+    "heun: the second evaluation at the wrong time": Mutant(
+        "samplers/heun.py", "denoiser(x_s, s.expand", "denoiser(x_s, t.expand", "test_oracle.py"
+    ),
+    "heun: the first estimate twice": Mutant(
+        "samplers/heun.py", "d_sigma * (eps + eps_end) / 2", "d_sigma * eps", "test_oracle.py"
+    ),
+    "velocity: sign": Mutant("predictions.py", "return eps - x", "return x - eps", "test_oracle.py"),
+    "flow: the network told another time": Mutant(
+        "schedules.py", "return 1000 * t", "return 1000 * (1 - t)", "test_oracle.py"
+    ),
+    "flow: logit-normal without its mean": Mutant(
+        "schedules.py",
+        "self.logit_mean + self.logit_std * torch.randn",
+        "self.logit_std * torch.randn",
+        "test_schedules.py",
+    ),
+    "fc_unet: time scales and label shifts": Mutant(
+        "models/fc_unet.py",
+        "self.label(c)[:, :, None, None] * h + t",
+        "self.label(c)[:, :, None, None] + h * t",
+        "test_models.py",
+    ),
+    "guidance: the interval inside out": Mutant(
+        "guidance.py", "(t >= self.low) & (t <= self.high)", "(t < self.low) | (t > self.high)", GUIDANCE
+    ),
+    "guidance: rescaled the wrong way": Mutant(
+        "guidance.py",
+        "self.rescale * ratio + 1 - self.rescale",
+        "self.rescale / ratio + 1 - self.rescale",
+        GUIDANCE,
+    ),
     "guidance: the 1 + w convention": Mutant(
-        "guidance.py", "u + self.scale * (c - u)", "c + self.scale * (c - u)", "test_samplers.py"
+        "guidance.py", "u + scale * (c - u)", "c + scale * (c - u)", GUIDANCE
     ),
     "clipping: eps of before": Mutant(
         "denoiser.py",
         "Estimate(x, (x_t - alpha * x) / sigma)",
-        "Estimate(x, self.denoiser(x_t, t, y).eps)",
+        "Estimate(x, self.denoiser(x_t, t, None).eps)",
         CLIPPING,
     ),
     "average: decay the wrong way round": Mutant(

@@ -27,7 +27,7 @@ class Counter(torch.nn.Module):
 
     def forward(self, x_t, time_input, y=None):
         self.seen += len(x_t)
-        return 0.1 * x_t + 0.01 * y.reshape(-1, 1, 1, 1)
+        return 0.1 * x_t * (1 + y.reshape(-1, 1, 1, 1))
 
 
 def start(n=3):
@@ -114,6 +114,7 @@ def test_guidance_rescale_takes_the_contrast_back():
 
     guided, cond, *_ = guided_at(0.5)
     full, half = (guided_at(0.5, rescale=r)[0] for r in (1.0, 0.5))
+    assert ((contrast(guided.x) / contrast(cond.x) - 1).abs() > 0.05).all()
     torch.testing.assert_close(contrast(full.x), contrast(cond.x))
     torch.testing.assert_close(half.x, (full.x + guided.x) / 2)
     alpha, sigma = Linear().alpha_sigma(torch.full((3,), 0.5), half.x)

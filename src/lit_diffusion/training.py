@@ -12,6 +12,7 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -94,7 +95,10 @@ def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]
 def build_trainer(cfg: DictConfig, **parts) -> L.Trainer:
     """The trainer of a config; what Lightning won't take is the user's to mend."""
     try:
-        return instantiate(cfg.trainer, _convert_="all")(plugins=[AtomicCheckpointIO()], **parts)
+        saves = any(isinstance(c, ModelCheckpoint) for c in parts.get("callbacks", []))
+        return instantiate(cfg.trainer, _convert_="all")(
+            plugins=[AtomicCheckpointIO()], enable_checkpointing=saves, **parts
+        )
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
 
