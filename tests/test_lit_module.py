@@ -194,6 +194,21 @@ def test_learning_rate_per_step_knows_the_runs_length(config):
     assert accumulated[::2] == pytest.approx([0.5, 1.0, 0.5][: len(accumulated[::2])])
 
 
+@pytest.mark.parametrize(
+    "length", [["trainer.max_epochs=2"], ["trainer.max_epochs=-1", "trainer.max_steps=6"]]
+)
+def test_decay_per_epoch_ends_with_the_run(config, length):
+    """gamma = 0.1^(1 / epochs): two epochs of three steps, however the length is told."""
+    rates = learning_rates(config, "lr_scheduler=exponential_decay", *length)
+    assert rates == pytest.approx([1, 1, 1, 0.1**0.5, 0.1**0.5, 0.1**0.5])
+
+
+def test_a_run_without_end_has_no_schedule_that_ends_with_it(config):
+    endless = ["trainer.max_epochs=-1", "lr_scheduler=warmup_cosine"]
+    with pytest.raises(ConfigError, match="are both -1"):
+        learning_rates(config, *endless)
+
+
 def test_torchs_own_schedules_work(config):
     one_cycle = [
         "lr_scheduler=exponential",

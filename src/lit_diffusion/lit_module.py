@@ -25,7 +25,8 @@ class LitDiffusion(L.LightningModule):
         denoiser: network, schedule and prediction.
         optimizer: ``optimizer(parameters)``.
         lr_scheduler: Lightning's lr_scheduler_config, with ``scheduler(optimizer)`` under
-            "scheduler"; one that takes ``total_steps`` is told the run's length. None: constant.
+            "scheduler"; one that takes ``total_steps`` is told the run's length, in steps or, if its
+            "interval" is "epoch", in epochs. None: constant.
         label_dropout: share of labels replaced by the null label, for guidance.
         min_snr_gamma: weight the loss by min(SNR, gamma), as a loss on x (Hang et al. 2023,
             equation 5, carried into the prediction's space); None: unweighted.
@@ -109,10 +110,22 @@ class LitDiffusion(L.LightningModule):
             return optimizer
         make, told = self.lr_scheduler["scheduler"], {}
         if "total_steps" in inspect.signature(make).parameters and "total_steps" not in make.keywords:
-            per_step = self.lr_scheduler.get("interval") == "step"
-            steps = self.trainer.estimated_stepping_batches if per_step else self.trainer.max_epochs
-            told["total_steps"] = int(steps)
+            told["total_steps"] = self._run_length(self.lr_scheduler.get("interval", "epoch"))
         return [optimizer], [{**self.lr_scheduler, "scheduler": make(optimizer, **told)}]
+
+    def _run_length(self, interval: str) -> int:
+        """The run's optimizer steps or epochs, the last epoch perhaps a part of one."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError(
+                "trainer.max_epochs and trainer.max_steps are both -1, but this lr_scheduler ends with the "
+                "run: set one of them, or choose lr_scheduler=constant"
+            )
+        if interval == "step":
+            return int(steps)
+        self.trainer.fit_loop.setup_data()  # counts the batches
+        per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        return -(-int(steps) // per_epoch)
 
     def _step_key(self, batch_idx: int) -> tuple[int, int]:
         if self.fixed_noise:
