@@ -64,6 +64,19 @@ def test_ema_is_applied_and_taken_back_even_after_an_error():
     assert module.training
 
 
+def test_ema_swaps_tied_weights_once():
+    trainer, ema, module = trained_ema(steps=0)
+    module.twin = module.weight
+    ema.average = {}
+    ema.on_train_start(trainer, module)
+    trainer.global_step = 1
+    module.weight.data.fill_(7)
+    ema.on_train_batch_end(trainer, module, None, None, 0)
+    with ema.applied(module):
+        assert 0 < module.weight[0] < 7
+    assert module.weight.tolist() == [7, 7]
+
+
 def test_ema_is_used_in_validation_and_left_by_an_exception():
     trainer, ema, module = trained_ema()
     ema.on_validation_start(trainer, module)
@@ -160,8 +173,8 @@ def test_a_grid_stacks_its_seeds(config, tmp_path):
 
 
 def test_denoised_shows_validation_images_their_noise_and_the_estimate(config, tmp_path):
-    options = ["experiment=denoise_sigma05", "trainer=debug", "callbacks.denoised.n=3", "model.width=4"]
-    _, objects = train(config(*options, "callbacks.denoised.times=[0.5,1.0]"))
+    options = ["experiment=denoise_sigma05", "trainer=debug", "callbacks.samples.n=3", "model.width=4"]
+    _, objects = train(config(*options, "callbacks.samples.times=[0.5,1.0]"))
     shown = np.asarray(Image.open(tmp_path / "samples" / "denoised_step_000003.png").convert("L"))
     assert shown.shape == (2 + 5 * 30, 2 + 3 * 30)  # x; x_t and estimate at each time
     clean = objects["datamodule"].val_set[0][0]

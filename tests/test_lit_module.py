@@ -4,6 +4,7 @@ from conftest import TINY
 
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.lit_module import LitDiffusion
+from lit_diffusion.lr_schedules import exponential_decay
 from lit_diffusion.metrics import BinnedMean
 from lit_diffusion.rng import key_to_seed
 from lit_diffusion.training import build_module, train
@@ -201,6 +202,19 @@ def test_decay_per_epoch_ends_with_the_run(config, length):
     """gamma = 0.1^(1 / epochs): two epochs of three steps, however the length is told."""
     rates = learning_rates(config, "lr_scheduler=exponential_decay", *length)
     assert rates == pytest.approx([1, 1, 1, 0.1**0.5, 0.1**0.5, 0.1**0.5])
+
+
+def test_decay_of_a_longer_resumed_run_still_ends_at_its_share():
+    def made(epochs):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return exponential_decay(optimizer, epochs)
+
+    short, longer = made(2), made(4)
+    short.step()
+    longer.load_state_dict(short.state_dict())
+    for _ in range(3):
+        longer.step()
+    assert longer.get_last_lr() == pytest.approx([0.1])
 
 
 def test_a_run_without_end_has_no_schedule_that_ends_with_it(config):

@@ -93,7 +93,7 @@ def test_single_step_has_one_level():
     assert t.tolist() == [1] * 5
     assert schedule.alpha(t).tolist() == [1] * 5
     assert schedule.sigma(t).tolist() == [0.5] * 5
-    assert schedule.times(1).tolist() == [1, 0]
+    assert SingleStep(alpha_end=0.0, sigma_end=1.0).times(1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,8 @@ def test_single_step_has_one_level():
         lambda: Linear(beta_end=1.0),
         lambda: Sigmoid(beta_start=-1e-4),
         lambda: Flow(logit_std=0.0),
+        lambda: SingleStep(alpha_end=0.0, sigma_end=1.0).times(2),
+        lambda: SingleStep(alpha_end=1.0, sigma_end=1.0).times(1),
         lambda: SingleStep(alpha_end=-0.1, sigma_end=1.0),
         lambda: SingleStep(alpha_end=1.0, sigma_end=0.0),
         lambda: DiscreteSchedule(torch.tensor([0.1, 1.5])),

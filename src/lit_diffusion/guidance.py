@@ -22,8 +22,9 @@ class Guided(Combinator):
         scale: how far to go from the unconditional estimate towards, and past, the conditional.
         interval: (low, high): at times t outside, the scale is 1, at one evaluation
             (Kynkaanniemi et al. 2024).
-        rescale: 0 to 1: how far to take each image's estimate of x back to the standard deviation
-            of the conditional one, which a large scale exceeds (Lin et al. 2024, equations 15-16).
+        rescale: 0 to 1: how far to take the contrast of each estimate of x, its standard deviation
+            about its mean, back to that of the conditional one, which a scale above 1 exceeds (Lin et
+            al. 2024, section 3.4, who rescale the network's output about zero).
 
     Raises:
         ConfigError: the network was trained without labels, or a value outside its range.
@@ -62,11 +63,12 @@ class Guided(Combinator):
         cond, uncond = (Estimate(*ends) for ends in zip(*(end.chunk(2) for end in both), strict=True))
         scale = (1 + (self.scale - 1) * inside.to(x_t)).reshape(-1, *[1] * (x_t.ndim - 1))
         guided = Estimate(*(u + scale * (c - u) for c, u in zip(cond, uncond, strict=True)))
-        return self._rescaled(guided, cond, x_t, t) if self.rescale else guided
+        return self._rescaled(guided, cond, x_t, t) if self.rescale and self.scale > 1 else guided
 
     def _rescaled(self, guided: Estimate, cond: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
         """The guided x at a contrast nearer to the conditional one's, and the eps that goes with it."""
         dims = tuple(range(1, x_t.ndim))
-        ratio = cond.x.std(dims, keepdim=True) / guided.x.std(dims, keepdim=True)
-        x = guided.x * (self.rescale * ratio + 1 - self.rescale)
+        mean, std = guided.x.mean(dims, keepdim=True), guided.x.std(dims, keepdim=True)
+        ratio = cond.x.std(dims, keepdim=True) / std.clamp(min=1e-6)
+        x = mean + (guided.x - mean) * (self.rescale * ratio + 1 - self.rescale)
         return self.through(x, x_t, t)

@@ -49,6 +49,11 @@ class LitDiffusion(L.LightningModule):
             raise ConfigError(f"module.label_dropout is {label_dropout:g}: choose a share from 0 to 1")
         if min_snr_gamma is not None and min_snr_gamma <= 0:
             raise ConfigError(f"module.min_snr_gamma is {min_snr_gamma:g}: choose a positive one, or null")
+        if min_snr_gamma is not None and denoiser.schedule.alpha(torch.tensor(denoiser.schedule.t_max)) == 0:
+            raise ConfigError(
+                f"module.min_snr_gamma is {min_snr_gamma:g}, but this schedule has pure noise, which it "
+                "weighs 0: leave it null"
+            )
         self.denoiser = denoiser
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler

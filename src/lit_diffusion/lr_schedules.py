@@ -3,7 +3,7 @@
 import math
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from lit_diffusion.errors import ConfigError
 
@@ -28,7 +28,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) 
     return LambdaLR(optimizer, factor)
 
 
-def exponential_decay(optimizer: Optimizer, total_steps: int, final: float = 0.1) -> ExponentialLR:
+def exponential_decay(optimizer: Optimizer, total_steps: int, final: float = 0.1) -> LambdaLR:
     """Down to ``final`` times the optimizer's rate, by the same factor, final^(1/total_steps), each step.
 
     Args:
@@ -38,4 +38,4 @@ def exponential_decay(optimizer: Optimizer, total_steps: int, final: float = 0.1
     """
     if final <= 0:
         raise ConfigError(f"lr_scheduler.scheduler.final is {final:g}: choose more than 0")
-    return ExponentialLR(optimizer, gamma=final ** (1 / total_steps))
+    return LambdaLR(optimizer, lambda step: final ** (step / total_steps))

@@ -79,10 +79,10 @@ def out_of_distribution(
 def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
     """What a single-step denoiser makes of noise alone, beside the mean of the images it was trained on."""
     denoiser, data = trained(ckpt)
-    data.setup("fit")
     train = to_float(data.train_set.tensors[0])
     mean = train.mean(0, keepdim=True)
-    noise = ImageNoise(seed, range(n_mean), mean.shape[1:])()
+    sigma = denoiser.schedule.sigma(torch.ones(()))
+    noise = sigma * ImageNoise(seed, range(n_mean), mean.shape[1:])()
     outputs = denoise(denoiser, noise)
     distance = [float((to - mean).square().mean((1, 2, 3)).sqrt().mean() / 2) for to in (outputs, train)]
     rows = [torch.cat([noise[:n], torch.ones_like(mean)]), torch.cat([outputs[:n], mean])]
@@ -103,7 +103,10 @@ def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
         metrics = read_metrics(folder)
         for name, style in {"train/loss": "-", "val/loss": "o--"}.items():
             points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
-            axes.plot(*zip(*points, strict=True), style, color=f"C{k}", label=f"{Path(folder).name} {name}")
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), style, color=f"C{k}", label=f"{Path(folder).name} {name}"
+                )
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.legend()
     return figure, f"from {', '.join(f'{folder}/csv/metrics.csv' for folder in runs)}"
@@ -111,11 +114,10 @@ def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
 
 def progress(run: str | None) -> tuple[Figure, str]:
     """The grids that a run drew, from the first to the last, side by side."""
-    metrics = read_metrics(run)
-    epochs = {int(row["step"]) + 1: int(row["epoch"]) + 1 for row in metrics if row.get("val/loss")}
+    epochs = {int(row["step"]) + 1: int(row["epoch"]) + 1 for row in read_metrics(run) if row.get("val/loss")}
     paths = sorted(p for p in Path(run, "samples").glob("*.png") if not p.name.startswith("trajectory"))
     if not paths:
-        raise ConfigError(f"run {run} has drawn no pictures yet: its folder samples/ is empty")
+        raise ConfigError(f"run {run} has drawn no pictures yet: wait until its folder samples/ has one")
     pictures = [Image.open(path) for path in paths]
     height = pictures[0].height / pictures[0].width
     figure = Figure((4 * len(paths), 4 * height + 0.4), layout="constrained")
@@ -135,6 +137,8 @@ def trained(ckpt: str | None) -> tuple[Denoiser, ImageDataModule]:
         raise ConfigError("this figure shows a trained model: give ckpt=PATH")
     contents = checkpoint.read(ckpt)
     data = instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
     return checkpoint.load_denoiser(contents), data
 
 

@@ -16,7 +16,7 @@ from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
 from lit_diffusion.images import grid, save_gif, save_png, to_uint8
 from lit_diffusion.samplers.base import Sampler, Visit
-from lit_diffusion.samplers.generate import check_sampling, generate
+from lit_diffusion.samplers.generate import generate
 
 
 def sample(cfg: DictConfig) -> list[Path]:
@@ -40,13 +40,13 @@ def sample(cfg: DictConfig) -> list[Path]:
     device = choose_device(cfg.device)
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
-    check_sampling(sampler, denoiser)
+    denoiser.schedule.times(sampler.steps)
     y = labels(cfg.y, cfg.n, denoiser.num_classes)
     guided = guide(cfg, denoiser, y)
 
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     batches = torch.arange(cfg.n).split(cfg.batch_size)
-    film = Film(sampler.steps, cfg.gif_frames if cfg.gif else 0)
+    film = Frames(sampler.steps, cfg.gif_frames if cfg.gif else 0)
     done: list[Tensor] = []
     with Progress(transient=True) as progress:
         task = progress.add_task("sampling", total=len(batches) * sampler.steps)
@@ -62,7 +62,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     return write(cfg, torch.cat(done), y, film.frames)
 
 
-class Film:
+class Frames:
     """Keeps so many frames, evenly spread, of the first batch's way; the last step is always one."""
 
     def __init__(self, steps: int, frames: int):

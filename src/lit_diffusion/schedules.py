@@ -45,7 +45,7 @@ class Schedule(ABC):
         """What the network is told about times t."""
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), the log signal-to-noise ratio; infinite at t = 0."""
+        """log(alpha^2 / sigma^2), the log signal-to-noise ratio; infinite where sigma or alpha is 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def inside(self, t: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class Sigmoid(DiscreteSchedule):
 class Straight(Schedule):
     """Straight lines, in continuous time: alpha runs from 1 to alpha_end and sigma from 0 to sigma_end.
 
-    The network is told 1000 t, so that a time says the same to it as on a chain of 1000 steps.
+    The network is told 1000 t, about what a chain of 1000 steps tells it.
 
     Args:
         alpha_end: weight of the image at t = 1.
@@ -213,12 +213,24 @@ class Flow(Straight):
 
 
 class SingleStep(Straight):
-    """One noise level, x_t = alpha_end x + sigma_end eps, the only one that training meets: t = 1.
-
-    What a network trained so makes of other levels is the straight line towards the clean image.
-    """
+    """One noise level, x_t = alpha_end x + sigma_end eps: t = 1, the only one that training meets."""
 
     t_max = 1.0
+
+    def times(self, steps: int) -> Tensor:
+        """1 and 0: from pure noise in one step.
+
+        Raises:
+            ConfigError: for more steps, or if t = 1 isn't pure noise.
+        """
+        if self.alpha_end > 0:
+            raise ConfigError(
+                f"schedule single_step ends at alpha_end {self.alpha_end:g}, where the image is still to be "
+                "seen: a model of it denoises, but can't sample from noise; choose callbacks=denoiser"
+            )
+        if steps > 1:
+            raise ConfigError(f"the sampler wants {steps} steps, but single_step has 1: set sampler.steps=1")
+        return super().times(steps)
 
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.ones(n, device=generator.device, dtype=torch.float32)

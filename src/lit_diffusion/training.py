@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     module = build_module(cfg)
-    callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c and "_target_" in c]
+    callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c]
     samples = [c for c in callbacks if isinstance(c, Samples)]
     for callback in samples:
         callback.check(module.denoiser)

@@ -32,10 +32,9 @@ class EMA(L.Callback):
         self.swapped = False
 
     def on_train_start(self, trainer, pl_module) -> None:
-        parameters = float_tensors(pl_module)
-        kept = self.average or parameters
         self.average = {
-            name: kept[name].detach().clone().to(p.device, torch.float32) for name, p in parameters.items()
+            name: self.average.get(name, weight).clone().to(weight.device, torch.float32)
+            for name, weight in float_tensors(pl_module).items()
         }
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -74,23 +73,24 @@ class EMA(L.Callback):
             return
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach().float() for p in float_tensors(pl_module).values()]
+        weights = [weight.float() for weight in float_tensors(pl_module).values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def _swap(self, pl_module, swapped: bool) -> None:
         if swapped == self.swapped or not self.average:
             return
-        for name, weight in float_tensors(pl_module).items():
-            raw = weight.clone()
+        weights = float_tensors(pl_module)
+        raw = {name: weight.clone() for name, weight in weights.items()}  # all first: some may be tied
+        for name, weight in weights.items():
             weight.copy_(self.average[name])
-            self.average[name].copy_(raw)
+            self.average[name].copy_(raw[name])
         self.swapped = swapped
 
 
 def float_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint keeps of the module, less its counters: live, not copied."""
-    return {name: p for name, p in module.state_dict().items() if p.is_floating_point()}
+    """What a checkpoint keeps of the module, less its integers: live, not copied."""
+    return {name: weight for name, weight in module.state_dict().items() if weight.is_floating_point()}
 
 
 @contextmanager

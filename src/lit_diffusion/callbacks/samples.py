@@ -18,24 +18,22 @@ from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
 from lit_diffusion.images import grid, save_png, to_float
 from lit_diffusion.samplers.base import Sampler, Visit
-from lit_diffusion.samplers.generate import check_sampling, generate, one_step
+from lit_diffusion.samplers.generate import generate, one_step
 
 
 class Pictures(L.Callback):
     """Draws after some epochs and at the end, from the averaged weights.
 
     Args:
-        every_n_epochs: how often; 0: at the end alone.
-        epochs: after these epochs instead, the first being 1; and at the end.
+        epochs: after every so many, or after those of a list, the first being 1; 0: at the end alone.
     """
 
-    def __init__(self, every_n_epochs: int = 1, epochs: Sequence[int] | None = None):
-        if every_n_epochs < 0 or (epochs and min(epochs) < 1):
+    def __init__(self, epochs: int | Sequence[int] = 1):
+        wanted = [epochs] if isinstance(epochs, int) else epochs
+        if not all(isinstance(epoch, int) and epoch >= 0 for epoch in wanted):
             raise ConfigError(
-                f"every_n_epochs is {every_n_epochs} and epochs {epochs}: choose 0 or more for the first, "
-                "and 1 or more for each of the second"
+                f"callbacks.samples.epochs is {epochs}: choose a whole number, or a list such as [1, 5]"
             )
-        self.every_n_epochs = every_n_epochs
         self.epochs = epochs
         self._drawn_at = -1
 
@@ -51,9 +49,9 @@ class Pictures(L.Callback):
         self._draw_once(trainer, pl_module)
 
     def _due(self, epoch: int) -> bool:
-        if self.epochs is not None:
-            return epoch in self.epochs
-        return self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
+        if isinstance(self.epochs, int):
+            return self.epochs > 0 and epoch % self.epochs == 0
+        return epoch in self.epochs
 
     @rank_zero_only
     def _draw_once(self, trainer, pl_module) -> None:
@@ -76,7 +74,7 @@ class Samples(Pictures):
         sampler: how to sample.
         n: number of samples of each seed; labels, if the model knows any, come in turn.
         columns: samples in a row.
-        every_n_epochs, epochs: as in ``Pictures``.
+        epochs: as in ``Pictures``.
         guidance, guidance_interval, guidance_rescale: as in ``Guided``; 1: the conditional model as it is.
         trajectory_times: times t in [0, 1] to show, 0 being the finished image; none: no trajectory.
         trajectory_n: samples shown in the trajectory.
@@ -88,8 +86,7 @@ class Samples(Pictures):
         sampler: Sampler,
         n: int = 100,
         columns: int = 10,
-        every_n_epochs: int = 1,
-        epochs: Sequence[int] | None = None,
+        epochs: int | Sequence[int] = 1,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
@@ -97,11 +94,16 @@ class Samples(Pictures):
         trajectory_n: int = 5,
         seeds: Sequence[int] = (0,),
     ):
-        super().__init__(every_n_epochs, epochs)
+        super().__init__(epochs)
         if min(n, columns) < 1 or trajectory_n < 0 or not seeds or min(seeds) < 0:
             raise ConfigError(
                 f"callbacks.samples has n {n}, columns {columns}, trajectory_n {trajectory_n} and seeds "
                 f"{list(seeds)}: the first two are at least 1, the others at least 0, and there is a seed"
+            )
+        if len(seeds) > 1 and n % columns:
+            raise ConfigError(
+                f"callbacks.samples.n is {n}, which does not fill rows of {columns}: with several seeds choose a "
+                "multiple of columns, so that each seed has rows of its own"
             )
         self.sampler = sampler
         self.n = n
@@ -115,8 +117,8 @@ class Samples(Pictures):
 
     def check(self, denoiser: Denoiser) -> None:
         """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
-        check_sampling(self.sampler, denoiser)
-        if self.guidance != 1:
+        denoiser.schedule.times(self.sampler.steps)
+        if self.guidance != 1 or denoiser.num_classes:
             self.guided(denoiser)
 
     def draw(self, trainer, pl_module) -> None:
@@ -146,7 +148,7 @@ class Denoised(Pictures):
     Args:
         n: images.
         times: times t in [0, 1].
-        every_n_epochs, epochs: as in ``Pictures``.
+        epochs: as in ``Pictures``.
         seed: of the noise.
     """
 
@@ -154,14 +156,13 @@ class Denoised(Pictures):
         self,
         n: int = 10,
         times: Sequence[float] = (1.0,),
-        every_n_epochs: int = 1,
-        epochs: Sequence[int] | None = None,
+        epochs: int | Sequence[int] = 1,
         seed: int = 0,
     ):
-        super().__init__(every_n_epochs, epochs)
+        super().__init__(epochs)
         if n < 1 or not times or not 0 <= min(times) <= max(times) <= 1:
             raise ConfigError(
-                f"callbacks.denoised has n {n} and times {list(times)}: choose at least 1 image and one "
+                f"callbacks.samples has n {n} and times {list(times)}: choose at least 1 image and one "
                 "time, and times in [0, 1]"
             )
         self.n = n

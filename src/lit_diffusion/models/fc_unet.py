@@ -14,8 +14,7 @@ class FCUNet(nn.Module):
     they are scaled by the label and shifted by the time, ``c * h + t``. The label is one-hot, and all
     zeros for no label.
 
-    Batch norm's running statistics are each process's own: with several, set
-    ``trainer.sync_batchnorm=true``.
+    Several processes each normalise by their own batch, unless ``trainer.sync_batchnorm=true``.
 
     Args:
         channels: image channels.
@@ -73,8 +72,8 @@ class FCUNet(nn.Module):
         return self.conv_out(torch.cat([h, full], dim=1))
 
     def _embed(self, x_t: Tensor, time_input: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Time in about [0, 1], (B, 1), and one-hot labels (B, num_classes), or None without labels."""
-        t = time_input[:, None].to(x_t) / 1000
+        """Time (B, 1), in [0, 1] on a path of 1000 steps, and one-hot labels (B, num_classes) or None."""
+        t = (time_input[:, None] / 1000).to(x_t)
         if self.num_classes == 0:
             if y is not None:
                 raise ConfigError("labels were given to a network without any: set model.num_classes")

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError
 from lit_diffusion.rng import ImageNoise
 from lit_diffusion.samplers.base import Sampler
 
@@ -43,18 +42,6 @@ def generate(
     return sampler(denoiser, x_t, y, noise, after_step=after_step)
 
 
-def check_sampling(sampler: Sampler, denoiser: torch.nn.Module) -> None:
-    """ConfigError if this sampler can't start from noise, or has more steps than the schedule."""
-    schedule = denoiser.schedule
-    schedule.times(sampler.steps)
-    alpha = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64))
-    if alpha > 0.1:
-        raise ConfigError(
-            f"schedule {type(schedule).__name__} ends at alpha {alpha:g}, where the image is still to be "
-            "seen: a model of it denoises, but can't sample from noise"
-        )
-
-
 @torch.no_grad()
 def one_step(
     denoiser: Denoiser,
@@ -81,7 +68,7 @@ def one_step(
     y = y.to(device) if denoiser.num_classes else None
     shown = []
     for time in times:
-        t = torch.full((len(x),), time, device=device)
+        t = torch.full((len(x),), time, dtype=torch.float32, device=device)
         alpha, sigma = denoiser.schedule.alpha_sigma(t, x)
         x_t = alpha * x + sigma * noise
         shown += [x_t.cpu(), denoiser(x_t, t, y).x.cpu()]

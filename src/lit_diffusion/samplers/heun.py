@@ -9,7 +9,8 @@ class Heun(Sampler):
         x_s = x_t + (alpha_s - alpha_t) x + (sigma_s - sigma_t) eps
 
     is the deterministic DDIM step, and the trapezoidal rule for dx_t = x dalpha + eps dsigma once x and
-    eps are such means: second order, on the flow schedule Heun's method for the flow's ODE. The last
+    eps are such means: on the flow schedule Heun's method for the flow's ODE, of second order. On a
+    chain sigma starts like the root of t, and equal steps in t leave less than second order. The last
     step is a DDIM step alone (as in Karras et al. 2022, algorithm 1), since at s = 0 there is no noise
     left to estimate. NFE: 2 steps - 1.
 
