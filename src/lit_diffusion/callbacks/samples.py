@@ -102,8 +102,8 @@ class Samples(Pictures):
             )
         if len(seeds) > 1 and n % columns:
             raise ConfigError(
-                f"callbacks.samples.n is {n}, which does not fill rows of {columns}: with several seeds choose a "
-                "multiple of columns, so that each seed has rows of its own"
+                f"callbacks.samples.n is {n}, not a multiple of columns {columns}: with several seeds choose "
+                "one, so that each seed has rows of its own"
             )
         self.sampler = sampler
         self.n = n
