@@ -36,11 +36,19 @@ def trained_run(config, tmp_path):
     return trained
 
 
-def test_each_figure_is_drawn(drawn, trained_run, tmp_path):
-    trained_run("denoise_sigma05")
+@pytest.mark.parametrize(
+    "experiment, names",
+    [
+        ("denoise_sigma05", [name for name in FIGURES if name != "pure_noise"]),
+        ("denoise_pure_noise", ["pure_noise"]),
+    ],
+)
+def test_each_figure_is_drawn(drawn, trained_run, tmp_path, experiment, names):
+    trained_run(experiment)
     inputs = [f"ckpt={tmp_path}/checkpoints/last.ckpt", f"run={tmp_path}", f"out={tmp_path}/figures"]
-    for name in FIGURES:
-        path, source = drawn(name, *inputs, "dpi=50")
+    for name in names:
+        few = ["figure.n_mean=60"] if name == "out_of_distribution" else []
+        path, source = drawn(name, *inputs, *few, "dpi=50")
         assert path == tmp_path / "figures" / f"{name}.png"
         picture = Image.open(path).convert("L")
         assert len(picture.getcolors()) > 10
@@ -84,7 +92,7 @@ def test_out_of_distribution_tells_the_error_at_each_level(data, monkeypatch):
             return x_t
 
     denoiser = plots.Denoiser(Identity(), SingleStep(alpha_end=1.0, sigma_end=1.0), X())
-    monkeypatch.setattr(plots, "trained", lambda ckpt: (denoiser, data))
+    monkeypatch.setattr(plots, "trained", lambda ckpt, pure_noise: (denoiser, data))
     figure, _ = plots.out_of_distribution("a.ckpt", sigmas=[0.0, 0.5], n=1, n_mean=60, seed=0)
     titles = [axes.get_title() for axes in figure.axes[:2]]
     assert titles[0] == "sigma = 0\nMSE 0.000"
@@ -103,11 +111,12 @@ def test_pure_noise_tells_the_distance_to_the_mean_image(data, monkeypatch):
             return mean.expand_as(x_t)
 
     denoiser = plots.Denoiser(Constant(), SingleStep(alpha_end=0.0, sigma_end=1.0), X())
-    monkeypatch.setattr(plots, "trained", lambda ckpt: (denoiser, data))
+    monkeypatch.setattr(plots, "trained", lambda ckpt, pure_noise: (denoiser, data))
     figure, source = plots.pure_noise("a.ckpt", n=2, n_mean=10, seed=0)
     assert "training image: 0.0000 on average over 10 outputs" in source
     shown = images_of(figure)
-    assert (shown[3] == shown[5]).all()  # an output, and the mean image
+    assert len(shown) == 2 + 3
+    assert (shown[2] == shown[4]).all()  # an output, and the mean image
 
 
 def test_loss_plots_what_the_run_logged(trained_run):
@@ -129,13 +138,25 @@ def test_progress_names_the_epochs(trained_run):
         ("pure_noise", [], "give ckpt=PATH"),
         ("out_of_distribution", ["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         ("loss", [], "give run=DIR"),
+        ("schedules", ["dpi=0"], "dpi is 0"),
+        ("schedules", ["out=/proc/figures"], "out is /proc/figures, which can't"),
         ("loss", ["run=nowhere"], "metrics.csv does not exist"),
-        ("progress", ["run=nowhere"], "metrics.csv does not exist"),
+        ("progress", ["run=nowhere"], "nowhere/samples has no pictures"),
+        ("progress", ["run=[a,b]"], "this figure shows one run"),
+        ("noise_levels", ["figure.n=61"], "wants 61 images, but there are 60"),
+        ("noise_levels", ["figure.n=0"], "wants 0 images"),
+        ("schedules", ["seed=-1"], "seed is -1"),
     ],
 )
 def test_mistakes_are_refused(drawn, name, overrides, says):
     with pytest.raises((ConfigError, InstantiationException), match=says):
         drawn(name, *overrides)
+
+
+def test_a_figure_of_a_denoiser_wants_a_denoiser(drawn, trained_run):
+    ckpt = trained_run("flow_time") / "checkpoints" / "last.ckpt"
+    with pytest.raises((ConfigError, InstantiationException), match=r"was trained with schedule .*Flow"):
+        drawn("pure_noise", f"ckpt={ckpt}")
 
 
 def test_the_command_takes_a_name(run):

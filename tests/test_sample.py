@@ -145,6 +145,30 @@ def test_guidance_options_reach_the_samples(trained, sampled):
         images("guidance=8", "guidance_interval=[1,0]")
 
 
+@pytest.mark.parametrize(
+    "mistake, says",
+    [
+        ("guidance=nan", "guidance is nan"),
+        ("guidance_rescale=null", "guidance_rescale is None"),
+        ("steps=2.5", "steps is 2.5"),
+        ("out=/proc/samples", "out is /proc/samples, which can't"),
+    ],
+)
+def test_more_mistakes(trained, sampled, mistake, says):
+    with pytest.raises(Exception, match=says) as error:
+        sampled(trained(), mistake)
+    assert isinstance(error.value, ConfigError) or isinstance(error.value.__cause__, ConfigError)
+
+
+def test_guidance_of_any_kind_needs_labels(trained, sampled):
+    ckpt = trained("model.num_classes=0")
+    for options in (["guidance=2"], ["guidance_rescale=0.5"], ["guidance_interval=[0,0.5]"]):
+        with pytest.raises(ConfigError, match="without labels"):
+            sampled(ckpt, *options)
+    with pytest.raises(ConfigError, match="guidance_interval is"):
+        sampled(ckpt, "guidance_interval=[0,2]")
+
+
 def test_a_denoiser_of_one_level_is_not_sampled(trained, sampled):
     ckpt = trained("schedule=single_step", "model.num_classes=0", "callbacks.samples=null")
     with pytest.raises(ConfigError, match="denoises, but can't sample"):

@@ -125,9 +125,12 @@ def test_guidance_rescale_takes_the_contrast_back():
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"interval": (0.8, 0.2)}, r"guidance_interval is \[0.8, 0.2\]"),
+        ({"interval": (0.8, 0.2)}, r"guidance_interval is \(0.8, 0.2\)"),
         ({"interval": (0.0, 1.5)}, "guidance_interval"),
         ({"interval": (0.5,)}, "guidance_interval"),
+        ({"interval": 0.5}, "guidance_interval is 0.5"),
+        ({"interval": ("a", "b")}, "guidance_interval"),
+        ({"rescale": "abc"}, "guidance_rescale is abc"),
         ({"rescale": 1.5}, "guidance_rescale is 1.5"),
     ],
 )

@@ -102,6 +102,14 @@ def test_a_schedule_brings_its_prediction_and_sampler_and_a_choice_wins(config, 
     assert cfg.sampler._target_.endswith(f".{sampler}")
 
 
+def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(config, tmp_path):
+    for _ in range(3):
+        train(config("trainer=debug", "callbacks.samples=null", *TINY["small_unet"]))
+    files = sorted((tmp_path / "csv").glob("metrics*"))
+    assert [f.name for f in files] == ["metrics.csv", "metrics_0.csv", "metrics_1.csv"]
+    assert files[0].read_text().splitlines()[0] == files[1].read_text().splitlines()[0]
+
+
 def test_overfit_learns_a_batch_by_heart(config):
     metrics, _ = train(config("trainer=overfit", "callbacks.samples=null", "data.batch_size=4"))
     assert metrics["train/loss"] < 0.005
@@ -220,7 +228,12 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["callbacks.samples.epochs=[-1]"], r"epochs is \[-1\]"),
         (["callbacks.samples.seeds=[1,2]", "callbacks.samples.n=7"], "n is 7"),
         (["model.num_classes=10", "callbacks.samples.guidance_interval=[1,0]"], "guidance_interval"),
-        (["callbacks.samples.seeds=[]"], r"seeds \[\]"),
+        (["callbacks.samples.guidance_rescale=0.5"], "trained without labels"),
+        (["callbacks.samples.seeds=3"], "seeds is 3"),
+        (["model.num_classes=5"], "num_classes is 5, but the data have 10"),
+        (["sampler.steps=2.5"], "steps is 2.5"),
+        (["out=/proc/run"], "out is /proc/run, which can't"),
+        (["callbacks.samples.seeds=[]"], r"seeds is \[\]"),
         (["schedule=single_step", "callbacks=default"], "single_step ends at alpha_end 1"),
         (["schedule=single_step", "callbacks=default", "schedule.alpha_end=0"], "4 steps, but single_step"),
         (["schedule=single_step", "schedule.alpha_end=0", "prediction=eps"], "Eps can't work"),

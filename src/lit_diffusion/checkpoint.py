@@ -26,7 +26,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"ckpt {path} does not exist: give the path of a .ckpt file of a training run")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"ckpt {path} {what}: give the path of a .ckpt file of a training run")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if "model" in checkpoint["hyper_parameters"]:

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.images import make_folder
 
 
 def draw(cfg: DictConfig) -> tuple[Path, str]:
@@ -20,8 +21,11 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("figures need matplotlib: pip install 'lit_diffusion[figures]'")
+    for key, (least, most) in {"dpi": (10, 1000), "seed": (0, 2**63 - 1)}.items():
+        if not isinstance(cfg[key], int) or not least <= cfg[key] <= most:
+            raise ConfigError(f"{key} is {cfg[key]}: choose a whole number from {least} to {most}")
+    folder = make_folder(cfg.out)
     figure, source = instantiate(cfg.figure, _convert_="all")
-    path = Path(cfg.out) / f"{cfg.figure._target_.rpartition('.')[2]}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
     figure.savefig(path, dpi=cfg.dpi)
     return path, source

@@ -1,5 +1,6 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,19 +39,17 @@ class Guided(Combinator):
         rescale: float = 0.0,
     ):
         super().__init__(denoiser)
+        if not is_number(scale):
+            raise ConfigError(f"guidance is {scale}: choose a number, 1 for none")
         if denoiser.num_classes == 0:
             raise ConfigError(
-                f"guidance is {scale:g}, but this model was trained without labels: "
-                "leave guidance out, or train one with model.num_classes=10"
+                f"guidance is {scale:g}, its interval {interval} and its rescale {rescale}, but this model "
+                "was trained without labels: leave guidance out, or train one with model.num_classes=10"
             )
-        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-            raise ConfigError(
-                f"guidance_interval is {list(interval)}: choose two times t, 0 <= low <= high <= 1"
-            )
-        if not 0 <= rescale <= 1:
-            raise ConfigError(f"guidance_rescale is {rescale:g}: choose a value from 0 (off) to 1")
+        if not is_number(rescale) or not 0 <= rescale <= 1:
+            raise ConfigError(f"guidance_rescale is {rescale}: choose a number from 0 (off) to 1")
         self.scale = scale
-        self.low, self.high = interval
+        self.low, self.high = as_interval(interval)
         self.rescale = rescale
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Estimate:
@@ -72,3 +71,25 @@ class Guided(Combinator):
         ratio = cond.x.std(dims, keepdim=True) / std.clamp(min=1e-6)
         x = mean + (guided.x - mean) * (self.rescale * ratio + 1 - self.rescale)
         return self.through(x, x_t, t)
+
+
+def guide(denoiser: nn.Module, scale: float, interval: Sequence[float], rescale: float) -> nn.Module:
+    """The denoiser, guided if any of this asks for it."""
+    if scale == 1 and as_interval(interval) == (0, 1) and rescale == 0:
+        return denoiser
+    return Guided(denoiser, scale, interval, rescale)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_interval(value: object) -> tuple[float, float]:
+    """(low, high), or ConfigError unless value is two such times."""
+    try:
+        low, high = value
+        if 0 <= low <= high <= 1:
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"guidance_interval is {value}: choose two times t, 0 <= low <= high <= 1")

@@ -1,5 +1,6 @@
 """Grids and films of images."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,22 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
+
+from lit_diffusion.errors import ConfigError
+
+
+def make_folder(path: str | Path, name: str = "out") -> Path:
+    """The folder, made if need be; ConfigError, by the name of its key, if it can't be written to."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name} is {path}, which can't be made ({error.strerror}): choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{name} is {path}, which can't be written to: choose another folder")
+    return folder
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Weights & Biases, with or without a key, with or without a network."""
+"""Weights & Biases, with or without a key, with or without a network; and a plain csv file."""
 
 import os
 from pathlib import Path
 
 import lightning as L
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -36,6 +36,15 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
     if mode == "offline":
         print(f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}")
     return logger
+
+
+def csv_logger(save_dir: str) -> CSVLogger:
+    """Metrics in ``save_dir``/csv/metrics.csv; those of an earlier run in the same folder are kept beside."""
+    path = Path(save_dir) / "csv" / "metrics.csv"
+    if rank_zero_only.rank == 0 and path.is_file():
+        earlier = len(list(path.parent.glob("metrics_*.csv")))
+        path.rename(path.with_name(f"metrics_{earlier}.csv"))
+    return CSVLogger(save_dir, name="csv", version="")
 
 
 def define_metrics(logger: WandbLogger) -> None:

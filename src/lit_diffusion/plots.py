@@ -18,9 +18,10 @@ from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.images import to_float, to_uint8
 from lit_diffusion.rng import ImageNoise
-from lit_diffusion.schedules import Schedule
+from lit_diffusion.schedules import Schedule, SingleStep
 
 INCHES = 0.9  # side of an image
+METRICS = "csv/metrics.csv"  # in a run's folder
 
 
 def noising(
@@ -64,8 +65,8 @@ def out_of_distribution(
     ckpt: str | None, sigmas: Sequence[float], n: int, n_mean: int, seed: int
 ) -> tuple[Figure, str]:
     """A single-step denoiser at noise levels that it was and wasn't trained on, with its mean error."""
-    denoiser, data = trained(ckpt)
-    x = validation_images(data, n_mean)
+    denoiser, data = trained(ckpt, pure_noise=False)
+    x = validation_images(data, max(n, n_mean))
     noise = standard_normal(x, seed)
     noisy = [x + 2 * sigma * noise for sigma in sigmas]  # sigma is for images in [0, 1], ours span 2
     clean = [denoise(denoiser, z) for z in noisy]
@@ -78,30 +79,30 @@ def out_of_distribution(
 
 def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
     """What a single-step denoiser makes of noise alone, beside the mean of the images it was trained on."""
-    denoiser, data = trained(ckpt)
+    denoiser, data = trained(ckpt, pure_noise=True)
     train = to_float(data.train_set.tensors[0])
     mean = train.mean(0, keepdim=True)
     sigma = denoiser.schedule.sigma(torch.ones(()))
-    noise = sigma * ImageNoise(seed, range(n_mean), mean.shape[1:])()
+    noise = sigma * ImageNoise(seed, range(max(n, n_mean)), mean.shape[1:])()
     outputs = denoise(denoiser, noise)
     distance = [float((to - mean).square().mean((1, 2, 3)).sqrt().mean() / 2) for to in (outputs, train)]
-    rows = [torch.cat([noise[:n], torch.ones_like(mean)]), torch.cat([outputs[:n], mean])]
+    rows = [[*noise[:n], None], [*outputs[:n], mean[0]]]
     columns = [*[f"noise {k}" for k in range(n)], "mean of the\ntraining images"]
     figure = labelled(rows, columns, ["noise", "denoised"])
     return figure, (
         f"from {ckpt}; root mean square distance, of images in [0, 1], to the mean training image: "
-        f"{distance[0]:.4f} on average over {n_mean} outputs, {distance[1]:.4f} over all training images"
+        f"{distance[0]:.4f} on average over {len(outputs)} outputs, {distance[1]:.4f} over training images"
     )
 
 
 def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
     """Training and validation loss over steps, of one run or several."""
-    runs = [run] if isinstance(run, str) else run
+    runs = run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
-    for k, folder in enumerate(runs or [None]):
+    for k, folder in enumerate(runs):
         metrics = read_metrics(folder)
-        for name, style in {"train/loss": "-", "val/loss": "o--"}.items():
+        for name, style in {"train/loss": ".-", "val/loss": "o--"}.items():
             points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
             if points:
                 axes.plot(
@@ -109,21 +110,24 @@ def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
                 )
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.legend()
-    return figure, f"from {', '.join(f'{folder}/csv/metrics.csv' for folder in runs)}"
+    return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
 
 
 def progress(run: str | None) -> tuple[Figure, str]:
-    """The grids that a run drew, from the first to the last, side by side."""
-    epochs = {int(row["step"]) + 1: int(row["epoch"]) + 1 for row in read_metrics(run) if row.get("val/loss")}
+    """The grids that a run drew, from the first to the last: side by side, wide ones one below the other."""
+    if not isinstance(run, str):
+        raise ConfigError(f"run is {run}: this figure shows one run, run=DIR, a folder under outputs/train/")
     paths = sorted(p for p in Path(run, "samples").glob("*.png") if not p.name.startswith("trajectory"))
     if not paths:
-        raise ConfigError(f"run {run} has drawn no pictures yet: wait until its folder samples/ has one")
+        raise ConfigError(f"{run}/samples has no pictures: give run=DIR, the folder of a run that drew some")
+    metrics = read_metrics(run) if Path(run, METRICS).is_file() else []
+    epochs = {int(row["step"]) + 1: int(row["epoch"]) + 1 for row in metrics if row.get("val/loss")}
     pictures = [Image.open(path) for path in paths]
-    height = pictures[0].height / pictures[0].width
-    figure = Figure((4 * len(paths), 4 * height + 0.4), layout="constrained")
-    for axes, path, picture in zip(
-        figure.subplots(1, len(paths), squeeze=False)[0], paths, pictures, strict=True
-    ):
+    height = 4 * pictures[0].height / pictures[0].width + 0.4
+    stacked = height < 2
+    figure = Figure((4, height * len(paths)) if stacked else (4 * len(paths), height), layout="constrained")
+    cells = figure.subplots(*(len(paths), 1) if stacked else (1, len(paths)), squeeze=False).flat
+    for axes, path, picture in zip(cells, paths, pictures, strict=True):
         step = int(path.stem.rpartition("_")[2])
         axes.imshow(picture, cmap="gray")
         axes.set_title(f"epoch {epochs[step]}" if step in epochs else f"step {step}")
@@ -131,15 +135,23 @@ def progress(run: str | None) -> tuple[Figure, str]:
     return figure, f"from {', '.join(map(str, paths))}"
 
 
-def trained(ckpt: str | None) -> tuple[Denoiser, ImageDataModule]:
-    """The denoiser of a checkpoint, and the data it was trained on."""
+def trained(ckpt: str | None, pure_noise: bool) -> tuple[Denoiser, ImageDataModule]:
+    """The single-step denoiser of a checkpoint, of noise alone or not, and the data it was trained on."""
+    experiment = "denoise_pure_noise" if pure_noise else "denoise_sigma05"
     if ckpt is None:
-        raise ConfigError("this figure shows a trained model: give ckpt=PATH")
+        raise ConfigError(f"this figure shows a trained denoiser: give ckpt=PATH, of experiment={experiment}")
     contents = checkpoint.read(ckpt)
+    denoiser = checkpoint.load_denoiser(contents)
+    schedule = denoiser.schedule
+    if not isinstance(schedule, SingleStep) or pure_noise != (schedule.alpha_end == 0):
+        raise ConfigError(
+            f"ckpt {ckpt} was trained with schedule {contents['hyper_parameters']['schedule']}, but this "
+            f"figure shows a denoiser such as experiment={experiment} trains"
+        )
     data = instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
-    return checkpoint.load_denoiser(contents), data
+    return denoiser, data
 
 
 @torch.no_grad()
@@ -152,7 +164,10 @@ def validation_images(data: ImageDataModule, n: int) -> Tensor:
     """The first n validation images, (n, C, H, W) in [-1, 1]."""
     data.prepare_data()
     data.setup("fit")
-    return to_float(data.val_set.tensors[0][:n])
+    images = data.val_set.tensors[0]
+    if not 1 <= n <= len(images):
+        raise ConfigError(f"this figure wants {n} images, but there are {len(images)} validation images")
+    return to_float(images[:n])
 
 
 def standard_normal(x: Tensor, seed: int) -> Tensor:
@@ -164,13 +179,18 @@ def rows_of(images: Sequence[Tensor], k: int) -> Tensor:
     return torch.stack([batch[k] for batch in images])
 
 
-def labelled(rows: Sequence[Tensor], columns: Sequence[str], names: Sequence[str] | None = None) -> Figure:
-    """Rows of images (N, C, H, W) in [-1, 1], with a name above each column and before each row."""
+def labelled(
+    rows: Sequence[Sequence[Tensor | None]], columns: Sequence[str], names: Sequence[str] | None = None
+) -> Figure:
+    """Rows of images (C, H, W) in [-1, 1] or None, with a name above each column and before each row."""
     figure = Figure((INCHES * len(columns) + 0.8, INCHES * len(rows) + 0.5), layout="constrained")
     cells = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
-            show(cells[row, column], image)
+            if image is None:
+                cells[row, column].set(xticks=[], yticks=[], frame_on=False)
+            else:
+                show(cells[row, column], image)
         if names:
             cells[row, 0].set_ylabel(names[row], fontsize=8)
     for cell, name in zip(cells[0], columns, strict=True):
@@ -185,9 +205,11 @@ def show(axes: Axes, image: Tensor) -> None:
 
 def read_metrics(run: str | None) -> list[dict[str, str]]:
     """The rows of a run's metrics.csv."""
-    if run is None:
-        raise ConfigError("this figure shows a run: give run=DIR, a folder under outputs/train/")
-    path = Path(run) / "csv" / "metrics.csv"
+    if not isinstance(run, str):
+        raise ConfigError(
+            f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"
+        )
+    path = Path(run, METRICS)
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
     with path.open(newline="") as file:

@@ -11,10 +11,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 from lit_diffusion import checkpoint
-from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.guidance import Guided
-from lit_diffusion.images import grid, save_gif, save_png, to_uint8
+from lit_diffusion.guidance import guide
+from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_uint8
 from lit_diffusion.samplers.base import Sampler, Visit
 from lit_diffusion.samplers.generate import generate
 
@@ -33,8 +32,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise ConfigError(f"{key} is {cfg[key]}: choose a whole number of at least {least}")
-    if not isinstance(cfg.guidance, (int, float)):
-        raise ConfigError(f"guidance is {cfg.guidance}: choose a number, 1 for none")
+    make_folder(cfg.out)
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)
@@ -42,7 +40,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     sampler = build_sampler(cfg, config)
     denoiser.schedule.times(sampler.steps)
     y = labels(cfg.y, cfg.n, denoiser.num_classes)
-    guided = guide(cfg, denoiser, y)
+    guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
 
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     batches = torch.arange(cfg.n).split(cfg.batch_size)
@@ -115,13 +113,6 @@ def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor
     if not wanted or not all(isinstance(label, int) and 0 <= label < num_classes for label in wanted):
         raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
     return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
-
-
-def guide(cfg: DictConfig, denoiser: Denoiser, y: Tensor | None) -> torch.nn.Module:
-    """The denoiser, guided if it knows labels or a scale was asked for."""
-    if y is None and cfg.guidance == 1:
-        return denoiser
-    return Guided(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,9 +19,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion import checkpoint
-from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO
+from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.callbacks.samples import Samples
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.images import make_folder
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.loggers import WandbId
 
@@ -40,6 +41,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         ConfigError: a value that can't work; found before training starts.
     """
     check(cfg)
+    make_folder(cfg.out)
     quieten()
     start = checkpoint.read(cfg.ckpt) if cfg.ckpt else None
     if start:
@@ -47,6 +49,11 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     module = build_module(cfg)
+    if 0 < module.denoiser.num_classes < datamodule.num_classes:
+        raise ConfigError(
+            f"model.num_classes is {module.denoiser.num_classes}, but the data have {datamodule.num_classes} "
+            f"classes: choose {datamodule.num_classes}, or 0 for a model without labels"
+        )
     callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c]
     samples = [c for c in callbacks if isinstance(c, Samples)]
     for callback in samples:
@@ -58,6 +65,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
     except BaseException as error:
         wandb.finish(exit_code=1)
+        for callback in callbacks:
+            if isinstance(callback, LastCheckpoint) and Path(callback.dirpath, "last.ckpt").is_file():
+                say(f"stopped; to go on, give the same overrides and ckpt={callback.dirpath}/last.ckpt")
         if isinstance(error, SIGTERMException):
             raise SystemExit(TERMINATED) from None
         raise
@@ -131,6 +141,8 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*smaller than the logging interval.*",
         ".*logs directory .* exists.*",
+        ".*dataloader is not resumable.*",  # the order of our batches is
+        ".*dirpath has changed.*",  # a resumed run has a folder of its own
         ".*treespec, LeafSpec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message)

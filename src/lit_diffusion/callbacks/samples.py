@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from lit_diffusion.callbacks.ema import averaged
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import guide
 from lit_diffusion.images import grid, save_png, to_float
 from lit_diffusion.samplers.base import Sampler, Visit
 from lit_diffusion.samplers.generate import generate, one_step
@@ -95,11 +95,13 @@ class Samples(Pictures):
         seeds: Sequence[int] = (0,),
     ):
         super().__init__(epochs)
-        if min(n, columns) < 1 or trajectory_n < 0 or not seeds or min(seeds) < 0:
+        if min(n, columns) < 1 or trajectory_n < 0:
             raise ConfigError(
-                f"callbacks.samples has n {n}, columns {columns}, trajectory_n {trajectory_n} and seeds "
-                f"{list(seeds)}: the first two are at least 1, the others at least 0, and there is a seed"
+                f"callbacks.samples has n {n}, columns {columns} and trajectory_n {trajectory_n}: the first "
+                "two are at least 1, the third at least 0"
             )
+        if not isinstance(seeds, Sequence) or not seeds or min(seeds) < 0:
+            raise ConfigError(f"callbacks.samples.seeds is {seeds}: choose a list such as [0] or [100, 101]")
         if len(seeds) > 1 and n % columns:
             raise ConfigError(
                 f"callbacks.samples.n is {n}, not a multiple of columns {columns}: with several seeds choose "
@@ -108,8 +110,7 @@ class Samples(Pictures):
         self.sampler = sampler
         self.n = n
         self.columns = columns
-        self.guidance = guidance
-        self.guided = partial(Guided, scale=guidance, interval=guidance_interval, rescale=guidance_rescale)
+        self.guided = partial(guide, scale=guidance, interval=guidance_interval, rescale=guidance_rescale)
         self.trajectory_times = trajectory_times
         self.trajectory_n = min(trajectory_n, n)
         self.seeds = seeds
@@ -118,8 +119,7 @@ class Samples(Pictures):
     def check(self, denoiser: Denoiser) -> None:
         """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
         denoiser.schedule.times(self.sampler.steps)
-        if self.guidance != 1 or denoiser.num_classes:
-            self.guided(denoiser)
+        self.guided(denoiser)
 
     def draw(self, trainer, pl_module) -> None:
         film = Film(pl_module.denoiser.schedule.times(self.sampler.steps), self.trajectory_times)
@@ -131,10 +131,8 @@ class Samples(Pictures):
             show(trainer, "samples/trajectory", grid(rows, len(film.frames)))
 
     def _sample(self, pl_module, shape: tuple[int, ...], film: "Film") -> Tensor:
-        denoiser, y = pl_module.denoiser, None
-        if denoiser.num_classes:
-            y = torch.arange(self.n) % denoiser.num_classes
-            denoiser = self.guided(denoiser)
+        denoiser = self.guided(pl_module.denoiser)
+        y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
         draw = partial(generate, self.sampler, denoiser, range(self.n), shape, y=y, device=pl_module.device)
         first, *others = self.seeds
         return torch.cat([draw(first, after_step=film), *(draw(seed) for seed in others)])

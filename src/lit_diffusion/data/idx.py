@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.images import make_folder
 
 
 class IdxImages:
@@ -41,7 +42,7 @@ class IdxImages:
             ConfigError: a file that is truncated or altered, by name; or no source that works.
         """
         if not self._complete():
-            self.raw.mkdir(parents=True, exist_ok=True)
+            make_folder(self.raw, "data.source.root")
             with FileLock(self.raw / ".lock"):
                 if not self._complete():
                     self._fetch()

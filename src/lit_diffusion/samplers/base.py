@@ -35,8 +35,8 @@ class Sampler(ABC):
     """
 
     def __init__(self, steps: int, clip: bool = False):
-        if steps < 1:
-            raise ConfigError(f"sampler.steps is {steps}, but a sampler takes at least 1 step")
+        if not isinstance(steps, int) or steps < 1:
+            raise ConfigError(f"sampler.steps is {steps}: choose a whole number of at least 1")
         self.steps = steps
         self.clip = clip
 
