@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.images import make_folder
 
 
@@ -21,9 +21,8 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("figures need matplotlib: pip install 'lit_diffusion[figures]'")
-    for key, (least, most) in {"dpi": (10, 1000), "seed": (0, 2**63 - 1)}.items():
-        if not isinstance(cfg[key], int) or not least <= cfg[key] <= most:
-            raise ConfigError(f"{key} is {cfg[key]}: choose a whole number from {least} to {most}")
+    check_whole_number("dpi", cfg.dpi, 10, 1000)
+    check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     folder = make_folder(cfg.out)
     figure, source = instantiate(cfg.figure, _convert_="all")
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"

@@ -8,6 +8,8 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+METRICS = "csv/metrics.csv"  # in a run's folder
+
 
 def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings) -> WandbLogger:
     """A W&B logger that never asks and never stops a run.
@@ -40,7 +42,7 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
 
 def csv_logger(save_dir: str) -> CSVLogger:
     """Metrics in ``save_dir``/csv/metrics.csv; those of an earlier run in the same folder are kept beside."""
-    path = Path(save_dir) / "csv" / "metrics.csv"
+    path = Path(save_dir, METRICS)
     if rank_zero_only.rank == 0 and path.is_file():
         earlier = len(list(path.parent.glob("metrics_*.csv")))
         path.rename(path.with_name(f"metrics_{earlier}.csv"))

@@ -17,11 +17,11 @@ from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.images import to_float, to_uint8
+from lit_diffusion.loggers import METRICS
 from lit_diffusion.rng import ImageNoise
 from lit_diffusion.schedules import Schedule, SingleStep
 
 INCHES = 0.9  # side of an image
-METRICS = "csv/metrics.csv"  # in a run's folder
 
 
 def noising(
@@ -80,6 +80,8 @@ def out_of_distribution(
 def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
     """What a single-step denoiser makes of noise alone, beside the mean of the images it was trained on."""
     denoiser, data = trained(ckpt, pure_noise=True)
+    data.prepare_data()
+    data.setup("fit")
     train = to_float(data.train_set.tensors[0])
     mean = train.mean(0, keepdim=True)
     sigma = denoiser.schedule.sigma(torch.ones(()))
@@ -148,10 +150,7 @@ def trained(ckpt: str | None, pure_noise: bool) -> tuple[Denoiser, ImageDataModu
             f"ckpt {ckpt} was trained with schedule {contents['hyper_parameters']['schedule']}, but this "
             f"figure shows a denoiser such as experiment={experiment} trains"
         )
-    data = instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
-    data.prepare_data()
-    data.setup("fit")
-    return denoiser, data
+    return denoiser, instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from lit_diffusion import checkpoint
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.guidance import guide
 from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_uint8
 from lit_diffusion.samplers.base import Sampler, Visit
@@ -30,8 +30,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     if cfg.ckpt is None:
         raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
     for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
-        if not isinstance(cfg[key], int) or cfg[key] < least:
-            raise ConfigError(f"{key} is {cfg[key]}: choose a whole number of at least {least}")
+        check_whole_number(key, cfg[key], least)
     make_folder(cfg.out)
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])

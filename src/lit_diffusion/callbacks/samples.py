@@ -1,5 +1,6 @@
 """Pictures of what the model makes, while it learns."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from lit_diffusion.samplers.base import Sampler, Visit
 from lit_diffusion.samplers.generate import generate, one_step
 
 
-class Pictures(L.Callback):
+class Pictures(L.Callback, ABC):
     """Draws after some epochs and at the end, from the averaged weights.
 
     Args:
@@ -37,9 +38,9 @@ class Pictures(L.Callback):
         self.epochs = epochs
         self._drawn_at = -1
 
+    @abstractmethod
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, and show."""
-        raise NotImplementedError
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         if self._due(trainer.current_epoch + 1):

@@ -43,13 +43,21 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
         """Embeddings (B, width) of labels y (B,), shaped and typed like the time's embedding."""
-        if self.table is None:
-            if y is not None:
-                raise ConfigError("labels were given to a network without any: set model.num_classes")
-            return torch.zeros_like(like)
-        if y is None:
-            y = torch.full((len(like),), self.num_classes, device=like.device)
-        return self.table(y)
+        y = labels_or_null(y, self.num_classes, like)
+        return torch.zeros_like(like) if self.table is None else self.table(y)
+
+
+def labels_or_null(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
+    """Labels (B,), for None the null label of each of like (B, ...).
+
+    Raises:
+        ConfigError: labels for a network that knows none.
+    """
+    if y is None:
+        return torch.full((len(like),), num_classes, device=like.device)
+    if num_classes == 0:
+        raise ConfigError("labels were given to a network without any: set model.num_classes")
+    return y
 
 
 class SelfAttention(nn.Module):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.models.blocks import labels_or_null
 
 
 class FCUNet(nn.Module):
@@ -62,7 +63,9 @@ class FCUNet(nn.Module):
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, 28, 28) noisy images, (B,) times, (B,) labels or None -> (B, C, 28, 28)."""
-        t, c = self._embed(x_t, time_input, y)
+        t = (time_input[:, None] / 1000).to(x_t)  # (B, 1), in [0, 1] on a path of 1000 steps
+        y = labels_or_null(y, self.num_classes, x_t)
+        c = F.one_hot(y, self.num_classes + 1)[:, :-1].to(x_t)  # (B, num_classes), 0 for no label
         full = self.conv_in(x_t)  # (B, D, 28, 28)
         half = self.down1(full)  # (B, D, 14, 14)
         quarter = self.down2(half)  # (B, 2D, 7, 7)
@@ -70,17 +73,6 @@ class FCUNet(nn.Module):
         h = self.modulate2(self.up1(torch.cat([h, quarter], dim=1)), t, c)
         h = self.up2(torch.cat([h, half], dim=1))
         return self.conv_out(torch.cat([h, full], dim=1))
-
-    def _embed(self, x_t: Tensor, time_input: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Time (B, 1), in [0, 1] on a path of 1000 steps, and one-hot labels (B, num_classes) or None."""
-        t = (time_input[:, None] / 1000).to(x_t)
-        if self.num_classes == 0:
-            if y is not None:
-                raise ConfigError("labels were given to a network without any: set model.num_classes")
-            return t, None
-        if y is None:
-            return t, x_t.new_zeros(len(x_t), self.num_classes)
-        return t, F.one_hot(y, self.num_classes + 1)[:, :-1].to(x_t)
 
 
 class Modulation(nn.Module):
@@ -91,7 +83,7 @@ class Modulation(nn.Module):
         self.time = fc_block(1, width) if time else None
         self.label = fc_block(num_classes, width) if num_classes else None
 
-    def forward(self, h: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, t: Tensor, c: Tensor) -> Tensor:
         if self.time is None:
             return h
         t = self.time(t)[:, :, None, None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_diffusion.denoiser import Clipped, Labelled
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import check_whole_number
 from lit_diffusion.predictions import Estimate
 
 
@@ -35,8 +35,7 @@ class Sampler(ABC):
     """
 
     def __init__(self, steps: int, clip: bool = False):
-        if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"sampler.steps is {steps}: choose a whole number of at least 1")
+        check_whole_number("sampler.steps", steps, least=1)
         self.steps = steps
         self.clip = clip
 
