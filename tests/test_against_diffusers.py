@@ -5,8 +5,10 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 from torch import nn
 
@@ -14,7 +16,9 @@ from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
 
 SCHEDULES = {"linear": Linear, "squaredcos_cap_v2": Cosine, "sigmoid": Sigmoid}
@@ -100,6 +104,40 @@ def test_ddim_is_ddim(name, prediction, clip, eta, steps):
     sampler = DDIM(steps, clip=clip, eta=eta)
     ours = our_samples(sampler, schedule, PREDICTIONS[prediction](), scheduler, start())
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+MULTISTEP = {
+    "dpmpp_2m": (DPMpp2M, DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_sde": (
+        lambda steps: DPMpp2M(steps, eta=1.0),
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++"},
+    ),
+    "unipc": (UniPC, UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 50])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_multistep_samplers_are_theirs(sampler, name, prediction, steps):
+    ours, theirs, options = MULTISTEP[sampler]
+    schedule = SCHEDULES[name]()
+    options = {"prediction_type": prediction, "timestep_spacing": "trailing", **options}
+    scheduler = in_float64(theirs(T, beta_schedule=name, **options), schedule)
+    scheduler.set_timesteps(steps)
+    sigmas = (1 / scheduler.alphas_cumprod - 1).sqrt()[scheduler.timesteps]
+    scheduler.sigmas = torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+    x_t = start()
+    generator = torch.Generator().manual_seed(1)
+    fresh = sampler == "dpmpp_2m_sde"
+    for i in scheduler.timesteps:
+        output = FakeNetwork()(x_t, i.double().expand(len(x_t)))
+        noise = torch.randn(x_t.shape, generator=generator, dtype=torch.float64) if fresh else None
+        x_t = scheduler.step(output, i, x_t, **({"variance_noise": noise} if fresh else {})).prev_sample
+    ours = our_samples(ours(steps), schedule, PREDICTIONS[prediction](), scheduler, start())
+    torch.testing.assert_close(ours, x_t, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 50, 250, T])

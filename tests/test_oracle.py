@@ -15,7 +15,10 @@ from lit_diffusion.guidance import Guided
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.samplers.dpmpp import DPMpp2M
+from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
 
 SCHEDULES = [Linear, Cosine, Sigmoid, Flow]
@@ -27,8 +30,24 @@ SAMPLERS = {
     "ancestral": Ancestral,
     "ancestral-large": lambda steps: Ancestral(steps, variance="large"),
 }
+# Of higher order where log-SNR is smooth in the steps.
+FAST = {
+    "heun": Heun,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_2m_sde": lambda steps, **grid: DPMpp2M(steps, eta=1.0, **grid),
+    "unipc": UniPC,
+}
 # The largest error of the std at 200 steps, over the schedules; 5 to 10 % above what is due.
-BOUND = {"ddim": 0.008, "ddim-half": 0.0105, "heun": 0.0008, "ancestral": 0.019, "ancestral-large": 0.004}
+BOUND = {
+    "ddim": 0.008,
+    "ddim-half": 0.0105,
+    "heun": 0.0008,
+    "ancestral": 0.019,
+    "ancestral-large": 0.004,
+    "dpmpp_2m": 0.00064,
+    "dpmpp_2m_sde": 0.0029,
+    "unipc": 0.0007,
+}
 
 
 class UnitNoise:
@@ -80,18 +99,57 @@ def test_flow_has_each_samplers_order(prediction, sampler):
     mean, std = torch.tensor(errors, dtype=torch.float64).T
     assert mean.abs().max() < 1e-6
     assert std[-1].abs() < (2.1e-5 if sampler == "heun" else BOUND[sampler])
-    points = torch.stack([steps.log(), torch.ones(3, dtype=torch.float64)], dim=1)
-    slope = torch.linalg.lstsq(points, std.abs().log()[:, None]).solution[0]
-    assert abs(-slope - (2 if sampler == "heun" else 1)) < 0.1, f"errors {std.tolist()}"
+    assert abs(fitted_order(steps, std) - (2 if sampler == "heun" else 1)) < 0.1, f"errors {std.tolist()}"
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun"])
+def fitted_order(steps, errors) -> float:
+    """The slope of -log error over log steps."""
+    points = torch.stack([steps.log(), torch.ones_like(steps)], dim=1)
+    return -float(torch.linalg.lstsq(points, errors.abs().log()[:, None]).solution[0])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_multistep_samplers_come_out_right(schedule, prediction, sampler):
+    mean, std = output_error(schedule(), prediction(), FAST[sampler](200))
+    assert abs(mean) < 1e-6
+    assert abs(std) < BOUND[sampler]
+
+
+@pytest.mark.parametrize("sampler, order", {"dpmpp_2m": 2, "dpmpp_2m_sde": 2, "unipc": 3, "heun": 2}.items())
+@pytest.mark.parametrize("grid", ["log_snr", "karras"])
+def test_orders_where_log_snr_is_smooth_in_the_steps(grid, sampler, order):
+    steps = torch.tensor([50.0, 100.0, 200.0], dtype=torch.float64)
+    errors = [output_error(Flow(), Velocity(), FAST[sampler](int(n), grid=grid))[1] for n in steps]
+    fitted = fitted_order(steps, torch.tensor(errors, dtype=torch.float64))
+    assert abs(fitted - order) < 0.2, f"errors {errors}, order {fitted:.2f}"
+
+
+@pytest.mark.parametrize("sampler", FAST)
+@pytest.mark.parametrize("schedule", [Linear, Cosine, Sigmoid])
+def test_orders_on_a_chain(schedule, sampler):
+    """A second-order sampler's error falls 4 times as steps double, down to the chain's own, of its first entry."""
+    coarse, fine = (output_error(schedule(), Eps(), FAST[sampler](n, grid="log_snr"))[1] for n in (25, 50))
+    assert abs(coarse) > 3 * abs(fine), f"errors {coarse}, {fine}"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_grid_takes_every_sampler_to_the_data(grid, schedule):
+    for sampler in (DDIM, DPMpp2M, UniPC):
+        mean, std = output_error(schedule(), V(), sampler(100, grid=grid))
+        assert abs(mean) < 1e-6
+        assert abs(std) < (0.045 if sampler is DDIM else 0.006)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_mixture_keeps_its_weights_and_widths(schedule, sampler):
     """What a Gaussian can't show: that samples fall to the right modes in the right numbers."""
     denoiser = exact_denoiser(Mixture, schedule(), Eps())
     start = torch.randn(4000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
-    x = SAMPLERS[sampler](200)(denoiser, start).flatten(1)
+    x = {**SAMPLERS, **FAST}[sampler](200)(denoiser, start).flatten(1)
     nearest = torch.cdist(x, Mixture.points).argmin(1)
     for k in range(len(Mixture.points)):
         mine = x[nearest == k]

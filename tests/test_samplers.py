@@ -11,8 +11,10 @@ from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.predictions import Eps, V, Velocity
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate, one_step
 from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear
 
 
@@ -64,6 +66,35 @@ def test_heun_costs_two_evaluations_a_step_but_for_the_last_and_keeps_the_labels
     assert plain.network.seen == 3 * (2 * 5 - 1)
     alone = [Heun(5)(plain, start()[k : k + 1], y[k : k + 1]) for k in range(3)]
     torch.testing.assert_close(out, torch.cat(alone))
+
+
+@pytest.mark.parametrize("sampler", [DPMpp2M(5), DPMpp2M(5, eta=1.0), UniPC(5)])
+def test_multistep_samplers_cost_one_evaluation_a_step(sampler):
+    plain = Denoiser(Counter(), Flow(), Velocity())
+    sampler(plain, start(), torch.tensor([0, 1, 2]))
+    assert plain.network.seen == 3 * 5
+
+
+def test_one_multistep_step_is_ddim():
+    """With nothing to look back on: the first step, and a walk that goes up again and forgets."""
+    denoiser = exact_denoiser(Gaussian, Linear(), Eps())
+    down_up_down = torch.tensor([0.5, 0.3, 0.5, 0.3], dtype=torch.float64)
+    for times in (down_up_down[:2], down_up_down):
+        expected = DDIM(1)(denoiser, start(), times=times, noise=fixed_noise())
+        for sampler in (DPMpp2M(1), UniPC(1)):
+            ours = sampler(denoiser, start(), times=times, noise=fixed_noise())
+            torch.testing.assert_close(ours, expected)
+
+
+def test_times_that_go_up_add_the_noise_of_the_path():
+    """From s back to t and down again is where t was, in distribution: RePaint's resampling changes no width."""
+    denoiser = exact_denoiser(Gaussian, Linear(), Eps())
+    times = Linear().times(100)
+    back = torch.stack([times[:-1], times[1:], times[:-1]], dim=1).flatten()  # each step, and up again
+    x = torch.randn(4000, 1, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    out = DDIM(100)(denoiser, x, times=torch.cat([back, times[-1:]]))
+    assert abs(out.mean() - Gaussian.mu) < 0.03
+    assert abs(out.std() - Gaussian.std) < 0.03
 
 
 @pytest.mark.parametrize("scale, evaluations, label", [(1, 1, 2), (0, 1, 3), (2.5, 2, None)])
@@ -154,7 +185,9 @@ def test_clipping_keeps_x_inside_and_the_estimate_on_the_path():
     torch.testing.assert_close(alpha * x + sigma * eps, x_t)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(8, eta=0.7), Ancestral(8, clip=True), Heun(8)])
+@pytest.mark.parametrize(
+    "sampler", [DDIM(8, eta=0.7), Ancestral(8, clip=True), Heun(8), DPMpp2M(8, eta=1.0), UniPC(8)]
+)
 def test_images_do_not_depend_on_the_batch(sampler):
     torch.manual_seed(0)
     network = SmallUNet(widths=(8, 8), blocks=(1, 1), heads=2, groups=4, num_classes=10)
@@ -196,7 +229,13 @@ def test_a_step_from_the_middle():
 
 
 @pytest.mark.parametrize(
-    "mistake", [lambda: DDIM(0), lambda: DDIM(5, eta=1.5), lambda: Ancestral(5, variance="huge")]
+    "mistake",
+    [
+        lambda: DDIM(0),
+        lambda: DDIM(5, eta=1.5),
+        lambda: Ancestral(5, variance="huge"),
+        lambda: UniPC(5, grid="cubic"),
+    ],
 )
 def test_mistakes_are_refused(mistake):
     with pytest.raises(ConfigError, match="sampler"):

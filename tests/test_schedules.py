@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.schedules import Cosine, DiscreteSchedule, Flow, Linear, Sigmoid, SingleStep
 
 SCHEDULES = [Linear, Cosine, Sigmoid]
@@ -72,6 +73,42 @@ def test_flow_is_a_straight_line_a_hair_short_of_pure_noise():
     assert Flow().time_input(t).tolist() == [0, 250, 1000]
     assert Flow().times(3).tolist() == pytest.approx([0.999, 0.666, 0.333, 0])
     assert Flow().inside(t).tolist() == [0.001, 0.25, 0.999]
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow])
+def test_at_log_snr_is_its_inverse(schedule):
+    schedule = schedule()
+    t = torch.tensor([schedule.t_min, 0.02, 0.5, 0.77, schedule.t_max], dtype=torch.float64)
+    torch.testing.assert_close(schedule.at_log_snr(schedule.log_snr(t)), t)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_grids_fall_from_pure_noise_to_the_image(grid, schedule):
+    schedule = schedule()
+    for steps in (1, 2, 7, 50, 1000):
+        times = schedule.visited(GRIDS[grid](schedule, steps))
+        assert len(times) == steps + 1
+        assert (times.diff() < 0).all()
+        assert (times[0], times[-1]) == (pytest.approx(schedule.t_max), 0)
+        if isinstance(schedule, DiscreteSchedule):
+            torch.testing.assert_close(times * 1000, (times * 1000).round())
+
+
+@pytest.mark.parametrize(
+    "grid, coordinate",
+    {
+        "uniform": lambda schedule, t: t,
+        "quadratic": lambda schedule, t: t.sqrt(),
+        "log_snr": lambda schedule, t: schedule.log_snr(t),
+        "karras": lambda schedule, t: (schedule.sigma(t) / schedule.alpha(t)) ** (1 / 7),
+    }.items(),
+)
+def test_grids_are_even_in_what_they_are_named_after(grid, coordinate):
+    gaps = coordinate(Flow(), GRIDS[grid](Flow(), 9)[:-1]).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(8))
+    if grid != "uniform":
+        assert GRIDS[grid](Flow(), 9)[-2] == pytest.approx(Flow.t_min)
 
 
 def drawn(schedule):

@@ -31,10 +31,7 @@ def noising(
     x = validation_images(data, 1)
     noise = standard_normal(x, seed)
     t = torch.tensor(times, dtype=torch.float64)
-    rows = []
-    for schedule in schedules.values():
-        alpha, sigma = schedule.alpha_sigma(t, x)
-        rows.append(alpha * x + sigma * noise)
+    rows = [schedule.noised(x, noise, t) for schedule in schedules.values()]
     figure = labelled(rows, [f"t = {time:g}" for time in times], list(schedules))
     return figure, f"from validation image 0, the same noise (seed {seed}) in every cell"
 

@@ -37,7 +37,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     device = choose_device(cfg.device)
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
-    denoiser.schedule.times(sampler.steps)
+    sampler.times(denoiser.schedule)
     y = labels(cfg.y, cfg.n, denoiser.num_classes)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
 

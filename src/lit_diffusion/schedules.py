@@ -33,8 +33,8 @@ class Schedule(ABC):
         """Standard deviation of the noise at times t in [0, 1]; sigma(0) = 0."""
 
     @abstractmethod
-    def times(self, steps: int) -> Tensor:
-        """The (steps + 1,) decreasing times, float64, that a sampler visits: t_max first, 0 last."""
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The times at which the log signal-to-noise ratio is so, or nearest to it."""
 
     @abstractmethod
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
@@ -51,6 +51,28 @@ class Schedule(ABC):
     def inside(self, t: Tensor) -> Tensor:
         """The times nearest to t at which neither alpha nor sigma vanishes."""
         return t.clamp(self.t_min, self.t_max)
+
+    def times(self, steps: int) -> Tensor:
+        """(steps + 1,) evenly spaced times, float64, from t_max to 0."""
+        return self.visited(torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64))
+
+    def visited(self, times: Tensor) -> Tensor:
+        """Decreasing times as this schedule can visit them.
+
+        Raises:
+            ConfigError: for more steps than it has.
+        """
+        return times
+
+    def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha x + sigma eps for images and noise (B, C, H, W) and times (B,) or a scalar."""
+        alpha, sigma = self.alpha_sigma(t, x)
+        return alpha * x + sigma * eps
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) of the path's own way from s up to t: x_t = a x_s + sqrt(b) z with fresh noise z."""
+        a = self.alpha(t) / self.alpha(s)
+        return a, self.sigma(t) ** 2 - a**2 * self.sigma(s) ** 2
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t) of times t (B,), shaped and typed to multiply images (B, C, H, W)."""
@@ -90,19 +112,27 @@ class DiscreteSchedule(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self._look_up("sigma", t)
 
-    def times(self, steps: int) -> Tensor:
-        """Evenly spaced entries of the table, from pure noise to the clean image.
+    def visited(self, times: Tensor) -> Tensor:
+        """The entries of the table nearest to the times, no two the same.
 
         Raises:
             ConfigError: for more steps than the table has.
         """
+        steps = len(times) - 1
         if steps > self.steps:
             raise ConfigError(
                 f"the sampler wants {steps} steps, but this schedule has {self.steps}: "
                 f"give the sampler {self.steps} at most"
             )
-        entries = torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round()
-        return entries / self.steps
+        entries = (times * self.steps).round()
+        places = torch.arange(steps + 1, dtype=times.dtype)
+        entries = (entries + places).cummin(0).values - places  # each below the one before it ...
+        return entries.maximum(places.flip(0)) / self.steps  # ... with room for those that follow
+
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        entries = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        nearest = (self.log_snr(entries) - log_snr.reshape(-1, 1)).abs().argmin(1)
+        return entries[nearest].reshape(log_snr.shape)
 
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
         entries = torch.randint(1, self.steps + 1, (n,), generator=generator, device=generator.device)
@@ -178,8 +208,8 @@ class Straight(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_end * t
 
-    def times(self, steps: int) -> Tensor:
-        return torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64)
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        return 1 / (self.sigma_end * (log_snr / 2).exp() + 1 - self.alpha_end)
 
     def time_input(self, t: Tensor) -> Tensor:
         return 1000 * t
@@ -217,7 +247,7 @@ class SingleStep(Straight):
 
     t_max = 1.0
 
-    def times(self, steps: int) -> Tensor:
+    def visited(self, times: Tensor) -> Tensor:
         """1 and 0: from pure noise in one step.
 
         Raises:
@@ -228,9 +258,11 @@ class SingleStep(Straight):
                 f"schedule single_step ends at alpha_end {self.alpha_end:g}, where the image is still to be "
                 "seen: a model of it denoises, but can't sample from noise; choose callbacks=denoiser"
             )
-        if steps > 1:
-            raise ConfigError(f"the sampler wants {steps} steps, but single_step has 1: set sampler.steps=1")
-        return super().times(steps)
+        if len(times) > 2:
+            raise ConfigError(
+                f"the sampler wants {len(times) - 1} steps, but single_step has 1: set sampler.steps=1"
+            )
+        return times
 
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.ones(n, device=generator.device, dtype=torch.float32)

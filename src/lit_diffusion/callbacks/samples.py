@@ -119,11 +119,11 @@ class Samples(Pictures):
 
     def check(self, denoiser: Denoiser) -> None:
         """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
-        denoiser.schedule.times(self.sampler.steps)
+        self.sampler.times(denoiser.schedule)
         self.guided(denoiser)
 
     def draw(self, trainer, pl_module) -> None:
-        film = Film(pl_module.denoiser.schedule.times(self.sampler.steps), self.trajectory_times)
+        film = Film(self.sampler.times(pl_module.denoiser.schedule), self.trajectory_times)
         x = self._sample(pl_module, trainer.datamodule.image_shape, film)
         self.last_grid = show(trainer, "samples/grid", grid(x, self.columns))
         if film.frames and self.trajectory_n:

@@ -21,22 +21,22 @@ class Ancestral(Sampler):
 
     Args:
         steps: number of steps; the whole chain is as many as the schedule has.
-        clip: keep each estimate of x inside [-1, 1].
+        clip, grid: as in ``Sampler``.
         variance: "small" or "large".
     """
 
-    def __init__(self, steps: int = 1000, clip: bool = False, variance: str = "small"):
-        super().__init__(steps, clip)
+    def __init__(
+        self, steps: int = 1000, clip: bool = False, grid: str = "uniform", variance: str = "small"
+    ):
+        super().__init__(steps, clip, grid)
         if variance not in VARIANCES:
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")
         self.variance = variance
 
     def step(self, x_t, t, s, history, denoiser, noise):
         schedule = denoiser.schedule
-        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-        alpha_ts = alpha_t / alpha_s
-        beta_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2
+        sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
+        alpha_ts, beta_ts = schedule.transition(s, t)
 
         x = history[-1].estimate.x
         mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * beta_ts * x) / sigma_t**2

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_diffusion.denoiser import Clipped, Labelled
-from lit_diffusion.errors import check_whole_number
+from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.predictions import Estimate
+from lit_diffusion.samplers.grids import GRIDS
+from lit_diffusion.schedules import Schedule
+
+
+HISTORY = 3  # visits that a sampler can look back on
 
 
 class Visit(NamedTuple):
@@ -32,12 +37,24 @@ class Sampler(ABC):
     Args:
         steps: number of steps from noise to image.
         clip: keep each estimate of x inside [-1, 1].
+        grid: how the times of the steps are spaced, one of ``GRIDS``.
     """
 
-    def __init__(self, steps: int, clip: bool = False):
+    def __init__(self, steps: int, clip: bool = False, grid: str = "uniform"):
         check_whole_number("sampler.steps", steps, least=1)
+        if grid not in GRIDS:
+            raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(GRIDS)}")
         self.steps = steps
         self.clip = clip
+        self.grid = grid
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """The (steps + 1,) decreasing times, float64, that it visits: t_max first, 0 last.
+
+        Raises:
+            ConfigError: for more steps than the schedule has.
+        """
+        return schedule.visited(GRIDS[self.grid](schedule, self.steps))
 
     @abstractmethod
     def step(
@@ -54,7 +71,7 @@ class Sampler(ABC):
         Args:
             x_t: images at time t, (B, C, H, W).
             t, s: float64 scalars on the CPU, t > s >= 0.
-            history: the visit at (x_t, t) comes last, the one before it first.
+            history: the latest visits, the one at (x_t, t) last.
             denoiser: for its schedule, and for more estimates, ``denoiser(x, t)`` with t (B,).
             noise: draws fresh standard normal noise shaped like x_t.
         """
@@ -76,7 +93,8 @@ class Sampler(ABC):
             x_t: where to start, (B, C, H, W): noise, if times start at 1.
             y: labels (B,), or None.
             noise: draws the noise that stochastic samplers add; standard normal if None.
-            times: decreasing times to visit instead of the schedule's own grid.
+            times: times to visit instead of the sampler's own grid. Where they go up again, the noise
+                of the path between is added (Lugmayr et al. 2022, RePaint, algorithm 1).
             after_step: called as ``(x_s, s, visit)`` after each step, ``visit`` being the one the
                 step came from; what it returns takes the place of x_s.
 
@@ -84,10 +102,16 @@ class Sampler(ABC):
             The images at the last time, (B, C, H, W).
         """
         denoiser = Labelled(Clipped(denoiser) if self.clip else denoiser, y)
-        times = denoiser.schedule.times(self.steps) if times is None else times
+        schedule = denoiser.schedule
+        times = self.times(schedule) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
-        history: deque[Visit] = deque(maxlen=2)
+        history: deque[Visit] = deque(maxlen=HISTORY)
         for t, s in pairwise(times):
+            if s > t:
+                a, b = schedule.transition(t, s)
+                x_t = a * x_t + b.sqrt() * noise()
+                history.clear()
+                continue
             history.append(Visit(t, x_t, denoiser(x_t, t.expand(len(x_t)))))
             x_t = self.step(x_t, t, s, history, denoiser, noise)
             if after_step is not None:

@@ -14,21 +14,20 @@ class DDIM(Sampler):
 
     Args:
         steps: number of steps.
-        clip: keep each estimate of x inside [-1, 1].
+        clip, grid: as in ``Sampler``.
         eta: share of fresh noise, in [0, 1].
     """
 
-    def __init__(self, steps: int = 50, clip: bool = False, eta: float = 0.0):
-        super().__init__(steps, clip)
+    def __init__(self, steps: int = 50, clip: bool = False, grid: str = "uniform", eta: float = 0.0):
+        super().__init__(steps, clip, grid)
         if not 0 <= eta <= 1:
             raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
         self.eta = eta
 
     def step(self, x_t, t, s, history, denoiser, noise):
         schedule = denoiser.schedule
-        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-        beta_ts = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
+        sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
+        _, beta_ts = schedule.transition(s, t)
         tau = self.eta * sigma_s / sigma_t * beta_ts.sqrt()
 
         x, eps = history[-1].estimate

@@ -69,7 +69,6 @@ def one_step(
     shown = []
     for time in times:
         t = torch.full((len(x),), time, dtype=torch.float32, device=device)
-        alpha, sigma = denoiser.schedule.alpha_sigma(t, x)
-        x_t = alpha * x + sigma * noise
+        x_t = denoiser.schedule.noised(x, noise, t)
         shown += [x_t.cpu(), denoiser(x_t, t, y).x.cpu()]
     return shown

@@ -16,11 +16,8 @@ class Heun(Sampler):
 
     Args:
         steps: number of steps.
-        clip: keep each estimate of x inside [-1, 1].
+        clip, grid: as in ``Sampler``.
     """
-
-    def __init__(self, steps: int = 10, clip: bool = False):
-        super().__init__(steps, clip)
 
     def step(self, x_t, t, s, history, denoiser, noise):
         schedule = denoiser.schedule
