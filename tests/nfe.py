@@ -1,4 +1,4 @@
-"""Quality against cost, of every sampler: ``python tests/nfe.py CKPT [N]`` prints a table and a row as each is done.
+"""Quality against cost, of every sampler: ``python tests/nfe.py CKPT [N]`` prints a table, row by row.
 
 N images (1,000 unless said otherwise), labels in turn, seed 0, no guidance; Frechet distance between
 the features of ``classifier.py`` (128, before its last layer) for these images and for MNIST's 60,000
@@ -56,7 +56,9 @@ if __name__ == "__main__":
     mnist.prepare()
     train, test = mnist.load(train=True), mnist.load(train=False)
     reader = classifier.train(*train)
-    fid = FrechetInceptionDistance(Features(reader).eval(), reset_real_features=False).set_dtype(torch.float64)
+    fid = FrechetInceptionDistance(Features(reader).eval(), reset_real_features=False).set_dtype(
+        torch.float64
+    )
     reader.float().eval()
 
     def distance(images: Tensor) -> float:

@@ -129,7 +129,7 @@ def test_orders_where_log_snr_is_smooth_in_the_steps(grid, sampler, order):
 @pytest.mark.parametrize("sampler", FAST)
 @pytest.mark.parametrize("schedule", [Linear, Cosine, Sigmoid])
 def test_orders_on_a_chain(schedule, sampler):
-    """A second-order sampler's error falls 4 times as steps double, down to the chain's own, of its first entry."""
+    """Of second order, 4 times less error for twice the steps, down to that of the chain's first entry."""
     coarse, fine = (output_error(schedule(), Eps(), FAST[sampler](n, grid="log_snr"))[1] for n in (25, 50))
     assert abs(coarse) > 3 * abs(fine), f"errors {coarse}, {fine}"
 

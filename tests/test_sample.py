@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.sampling import build_sampler, labels, sample
+from lit_diffusion.loading import build_sampler
+from lit_diffusion.sampling import labels, sample
 from lit_diffusion.training import train
 
 

@@ -87,7 +87,7 @@ def test_one_multistep_step_is_ddim():
 
 
 def test_times_that_go_up_add_the_noise_of_the_path():
-    """From s back to t and down again is where t was, in distribution: RePaint's resampling changes no width."""
+    """From s back up to t is where t was, in distribution: RePaint's resampling changes no width."""
     denoiser = exact_denoiser(Gaussian, Linear(), Eps())
     times = Linear().times(100)
     back = torch.stack([times[:-1], times[1:], times[:-1]], dim=1).flatten()  # each step, and up again

@@ -56,6 +56,19 @@ class Denoiser(nn.Module):
         """Labels shaped like y that say nothing."""
         return torch.full_like(y, self.num_classes)
 
+    def encode(self, asked: int | None) -> Tensor | None:
+        """The condition for what is asked, (1,): a label, or None for none; None from a model without labels.
+
+        Raises:
+            ConfigError: the model doesn't know the label.
+        """
+        if asked is not None and not (isinstance(asked, int) and 0 <= asked < self.num_classes):
+            known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
+            raise ConfigError(f"{asked!r} is asked for, but this model knows {known}: choose null for none")
+        if self.num_classes == 0:
+            return None
+        return torch.tensor([self.num_classes if asked is None else asked])
+
     def _check(self) -> None:
         t = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -86,6 +99,9 @@ class Combinator(nn.Module):
     def null(self, y: Tensor) -> Tensor:
         return self.denoiser.null(y)
 
+    def encode(self, asked: int | str | None) -> Tensor | None:
+        return self.denoiser.encode(asked)
+
     def through(self, x: Tensor, x_t: Tensor, t: Tensor) -> Estimate:
         """The estimate with this x: its eps is the one that leads from x to x_t."""
         alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
@@ -93,14 +109,22 @@ class Combinator(nn.Module):
 
 
 class Labelled(Combinator):
-    """A denoiser with its labels given once, (x_t, t) -> Estimate: what a sampler's step sees."""
+    """A denoiser with its labels given once, (x_t, t) -> Estimate: what a sampler's step sees.
+
+    Whoever calls it has no say in the labels any more.
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate.
+        y: labels (B,), or (1,) for a batch of any size; None for no condition.
+    """
 
     def __init__(self, denoiser: nn.Module, y: Tensor | None):
         super().__init__(denoiser)
         self.y = y
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
-        return self.denoiser(x_t, t, self.y)
+    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+        y = self.y if self.y is None else self.y.expand(len(x_t), *self.y.shape[1:])
+        return self.denoiser(x_t, t, y)
 
 
 class Clipped(Combinator):

@@ -19,8 +19,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     Raises:
         ConfigError: matplotlib is missing, or what the figure needs.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("figures need matplotlib: pip install 'lit_diffusion[figures]'")
+    check_matplotlib()
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     folder = make_folder(cfg.out)
@@ -28,3 +27,8 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
     figure.savefig(path, dpi=cfg.dpi)
     return path, source
+
+
+def check_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("figures need matplotlib: pip install 'lit_diffusion[figures]'")

@@ -61,7 +61,7 @@ class Guided(Combinator):
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, self.null(y)]))
         cond, uncond = (Estimate(*ends) for ends in zip(*(end.chunk(2) for end in both), strict=True))
         scale = (1 + (self.scale - 1) * inside.to(x_t)).reshape(-1, *[1] * (x_t.ndim - 1))
-        guided = Estimate(*(u + scale * (c - u) for c, u in zip(cond, uncond, strict=True)))
+        guided = cond.combined(uncond, lambda c, u: u + scale * (c - u))
         return self._rescaled(guided, cond, x_t, t) if self.rescale and self.scale > 1 else guided
 
     def _rescaled(self, guided: Estimate, cond: Estimate, x_t: Tensor, t: Tensor) -> Estimate:

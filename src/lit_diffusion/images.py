@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from lit_diffusion.errors import ConfigError
@@ -35,6 +35,22 @@ def to_uint8(x: Tensor) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """Images uint8 in 0..255 as floats in [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def load_png(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
+    """A picture file as an image (1, C, H, W) in [-1, 1]: its middle, scaled; what is transparent is white.
+
+    Raises:
+        ConfigError: there is no such file, or it is no picture.
+    """
+    channels, height, width = shape
+    try:
+        picture = Image.open(path).convert("RGBA")
+    except OSError:
+        raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
+    white = Image.new("RGBA", picture.size, "white")
+    opaque = Image.alpha_composite(white, picture).convert("L" if channels == 1 else "RGB")
+    return to_float(pil_to_tensor(ImageOps.fit(opaque, (width, height)))[None])
 
 
 def grid(x: Tensor, columns: int) -> Image.Image:

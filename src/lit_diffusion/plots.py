@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_diffusion import checkpoint
-from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.data.datamodule import ImageDataModule, validation_images
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.images import to_float, to_uint8
@@ -156,16 +156,6 @@ def denoise(denoiser: Denoiser, x_t: Tensor) -> Tensor:
     return torch.cat([denoiser(part, torch.ones(len(part))).x for part in x_t.split(100)])
 
 
-def validation_images(data: ImageDataModule, n: int) -> Tensor:
-    """The first n validation images, (n, C, H, W) in [-1, 1]."""
-    data.prepare_data()
-    data.setup("fit")
-    images = data.val_set.tensors[0]
-    if not 1 <= n <= len(images):
-        raise ConfigError(f"this figure wants {n} images, but there are {len(images)} validation images")
-    return to_float(images[:n])
-
-
 def standard_normal(x: Tensor, seed: int) -> Tensor:
     return ImageNoise(seed, range(len(x)), x.shape[1:])()
 
@@ -176,10 +166,14 @@ def rows_of(images: Sequence[Tensor], k: int) -> Tensor:
 
 
 def labelled(
-    rows: Sequence[Sequence[Tensor | None]], columns: Sequence[str], names: Sequence[str] | None = None
+    rows: Sequence[Sequence[Tensor | None]],
+    columns: Sequence[str],
+    names: Sequence[str] | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """Rows of images (C, H, W) in [-1, 1] or None, with a name above each column and before each row."""
-    figure = Figure((INCHES * len(columns) + 0.8, INCHES * len(rows) + 0.5), layout="constrained")
+    """Rows of images (C, H, W) in [-1, 1] or None; names of columns and of rows, captions below images."""
+    side = INCHES + 0.2 if captions else INCHES
+    figure = Figure((INCHES * len(columns) + 0.8, side * len(rows) + 0.5), layout="constrained")
     cells = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
@@ -189,6 +183,8 @@ def labelled(
                 show(cells[row, column], image)
         if names:
             cells[row, 0].set_ylabel(names[row], fontsize=8)
+        for column, caption in enumerate(captions[row] if captions else []):
+            cells[row, column].set_xlabel(caption, fontsize=8)
     for cell, name in zip(cells[0], columns, strict=True):
         cell.set_title(name, fontsize=8)
     return figure

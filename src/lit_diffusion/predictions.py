@@ -4,6 +4,7 @@ alpha and sigma are broadcast against images (B, C, H, W) in every function here
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,6 +15,10 @@ class Estimate(NamedTuple):
 
     x: Tensor
     eps: Tensor
+
+    def combined(self, other: "Estimate", combine: Callable[[Tensor, Tensor], Tensor]) -> "Estimate":
+        """Both ends of two estimates made one, by a function linear in them."""
+        return Estimate(combine(self.x, other.x), combine(self.eps, other.eps))
 
 
 class Prediction(ABC):

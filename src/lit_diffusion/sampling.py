@@ -1,66 +1,89 @@
 """What the sampling command does."""
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.progress import Progress
 from torch import Tensor
 
-from lit_diffusion import checkpoint
 from lit_diffusion.errors import ConfigError, check_whole_number
-from lit_diffusion.guidance import guide
-from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_uint8
-from lit_diffusion.samplers.base import Sampler, Visit
+from lit_diffusion.files import whole
+from lit_diffusion.finished import Finished
+from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_float, to_uint8
+from lit_diffusion.loading import Loaded, load
+from lit_diffusion.samplers.base import Visit
 from lit_diffusion.samplers.generate import generate
 
 
 def sample(cfg: DictConfig) -> list[Path]:
     """Sample as the config says, and write the images to ``cfg.out``.
 
+    Each batch is on the disk once it is finished: the same command with the same ``out`` goes on where
+    one that was stopped has been.
+
     Returns:
         The files written: grid.png, and samples.npz and trajectory.gif if asked for.
 
     Raises:
-        ConfigError: a checkpoint, sampler, label or guidance that can't work.
+        ConfigError: a checkpoint, sampler, label or guidance that can't work, or a folder that holds part
+            of another sampling.
     """
-    if cfg.ckpt is None:
-        raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
-    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
+    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
         check_whole_number(key, cfg[key], least)
-    make_folder(cfg.out)
-    trained = checkpoint.read(cfg.ckpt)
-    config = OmegaConf.create(trained["hyper_parameters"])
-    device = choose_device(cfg.device)
-    denoiser = checkpoint.load_denoiser(trained).to(device)
-    sampler = build_sampler(cfg, config)
-    sampler.times(denoiser.schedule)
-    y = labels(cfg.y, cfg.n, denoiser.num_classes)
-    guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    out = make_folder(cfg.out)
+    loaded = load(cfg)
+    y = labels(cfg.y, cfg.n, loaded.denoiser.num_classes)
+    finished = Finished(out / "finished", what_decides(cfg, loaded))
+    try:
+        make(cfg, loaded, y, finished)
+    except KeyboardInterrupt:
+        print(
+            f"stopped with {len(finished)} of {cfg.n} images; the same command with out={out} goes on",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    paths = write(cfg, finished.images()[: cfg.n], y)
+    finished.remove()
+    return paths
 
-    shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    batches = torch.arange(cfg.n).split(cfg.batch_size)
-    film = Frames(sampler.steps, cfg.gif_frames if cfg.gif else 0)
-    done: list[Tensor] = []
+
+def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:
+    """The images that aren't finished yet, batch by batch, and the film of the first batch."""
+    denoiser, sampler = loaded.denoiser, loaded.sampler
+    batches = torch.arange(len(finished), cfg.n).split(cfg.batch_size) if len(finished) < cfg.n else []
     with Progress(transient=True) as progress:
-        task = progress.add_task("sampling", total=len(batches) * sampler.steps)
-
-        def after_step(x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
-            progress.advance(task)
-            return x_s if done else film(x_s)
-
+        done, total = -(-len(finished) // cfg.batch_size), -(-cfg.n // cfg.batch_size)
+        task = progress.add_task("sampling", total=total * sampler.steps, completed=done * sampler.steps)
         for images in batches:
+            frames = Frames(sampler.steps, cfg.gif_frames if cfg.gif and images[0] == 0 else 0)
+
+            def after_step(x_s: Tensor, s: Tensor, visit: Visit, frames=frames) -> Tensor:
+                progress.advance(task)
+                return frames(x_s)
+
             y_batch = None if y is None else y[images]
-            x = generate(sampler, guided, images.tolist(), shape, cfg.seed, y_batch, device, after_step)
-            done.append(x.cpu())
-    return write(cfg, torch.cat(done), y, film.frames)
+            numbers = images.tolist()
+            x = generate(
+                sampler, denoiser, numbers, loaded.shape, cfg.seed, y_batch, loaded.device, after_step
+            )
+            if frames.frames:
+                save_film(cfg, frames.frames)
+            finished.add(to_uint8(x).cpu())
+
+
+def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
+    """All that an image depends on, but for its number."""
+    keys = ("y", "seed", "guidance", "guidance_interval", "guidance_rescale")
+    chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
+    return {"weights": loaded.identity, **chosen, **sampler}
 
 
 class Frames:
-    """Keeps so many frames, evenly spread, of the first batch's way; the last step is always one."""
+    """Keeps so many frames, evenly spread, of a batch's way; the last step is always one."""
 
     def __init__(self, steps: int, frames: int):
         self.every = -(-steps // frames) if frames else 0
@@ -74,30 +97,32 @@ class Frames:
         return x_s
 
 
-def write(cfg: DictConfig, x: Tensor, y: Tensor | None, film: Sequence[Tensor]) -> list[Path]:
-    """grid.png and what else was asked for, in ``cfg.out``."""
+def save_film(cfg: DictConfig, frames: list[Tensor]) -> Path:
+    shown = min(cfg.grid_n, cfg.n)
+    columns = -(-shown // cfg.rows)
+    pictures = [grid(x_t[:shown], min(columns, len(x_t))) for x_t in frames]
+    return save_gif(pictures, film_path(cfg))
+
+
+def film_path(cfg: DictConfig) -> Path:
+    return Path(cfg.out) / "trajectory.gif"
+
+
+def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
+    """grid.png and what else was asked for, in ``cfg.out``, of images uint8 (n, C, H, W)."""
     out = Path(cfg.out)
-    columns = -(-cfg.n // cfg.rows)
-    paths = [save_png(grid(x, columns), out / "grid.png")]
+    shown = images[: cfg.grid_n]
+    paths = [save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), out / "grid.png")]
     if cfg.npz:
-        arrays = {"images": to_uint8(x).numpy()}
+        arrays = {"images": images.numpy()}
         if y is not None:
             arrays["labels"] = y.numpy()
-        np.savez(out / "samples.npz", **arrays)
         paths.append(out / "samples.npz")
-    if film:
-        frames = [grid(x_t, min(columns, len(x_t))) for x_t in film]
-        paths.append(save_gif(frames, out / "trajectory.gif"))
+        with whole(paths[-1]) as file:
+            np.savez(file, **arrays)
+    if cfg.gif and film_path(cfg).is_file():
+        paths.append(film_path(cfg))
     return paths
-
-
-def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
-    """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
-    both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
-    chosen = OmegaConf.to_container(both, resolve=True)["sampler"]
-    if cfg.steps is not None:
-        chosen["steps"] = cfg.steps
-    return instantiate(chosen)
 
 
 def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor | None:
@@ -112,14 +137,3 @@ def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor
     if not wanted or not all(isinstance(label, int) and 0 <= label < num_classes for label in wanted):
         raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
     return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device is {name}, but torch sees no GPU here: use device=cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name}: choose auto, cpu or cuda") from None

@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -9,23 +8,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_diffusion.files import whole
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, then renames over it.
-
-    A run killed at any moment leaves the old checkpoint or the new one, never half of one. What a
-    killed run left half-written goes with the next save to the same place.
-    """
+    """A run killed at any moment leaves the old checkpoint or the new one, never half of one."""
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
+        with whole(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -86,7 +77,5 @@ class BestCheckpoint(ModelCheckpoint):
 @rank_zero_only
 def copy_whole(source: Path, target: Path) -> None:
     """Copy a file so that the target is whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    with source.open("rb") as original, whole(target) as copy:
+        shutil.copyfileobj(original, copy)

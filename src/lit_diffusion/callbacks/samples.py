@@ -18,7 +18,8 @@ from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import guide
 from lit_diffusion.images import grid, save_png, to_float
-from lit_diffusion.samplers.base import Sampler, Visit
+from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.film import Film
 from lit_diffusion.samplers.generate import generate, one_step
 
 
@@ -131,7 +132,7 @@ class Samples(Pictures):
             rows = frames.transpose(1, 2).flatten(0, 2)  # per sample, x_t at each time, then x
             show(trainer, "samples/trajectory", grid(rows, len(film.frames)))
 
-    def _sample(self, pl_module, shape: tuple[int, ...], film: "Film") -> Tensor:
+    def _sample(self, pl_module, shape: tuple[int, ...], film: Film) -> Tensor:
         denoiser = self.guided(pl_module.denoiser)
         y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
         draw = partial(generate, self.sampler, denoiser, range(self.n), shape, y=y, device=pl_module.device)
@@ -173,26 +174,6 @@ class Denoised(Pictures):
         x = to_float(x)
         rows = [x, *one_step(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
         show(trainer, "samples/denoised", grid(torch.cat(rows), len(x)))
-
-
-class Film:
-    """An after-step hook that keeps (x_t, estimate of x) at the visits nearest to given times.
-
-    Args:
-        grid: the times the sampler visits.
-        times: the times to keep; 0 is the end of the walk.
-    """
-
-    def __init__(self, grid: Tensor, times):
-        self.wanted = {min(grid.tolist(), key=lambda visited: abs(visited - t)) for t in times}
-        self.frames: list[Tensor] = []
-
-    def __call__(self, x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
-        if float(visit.t) in self.wanted:
-            self.frames.append(torch.stack([visit.x_t, visit.estimate.x], dim=1).cpu())
-        if float(s) == 0 and 0.0 in self.wanted:
-            self.frames.append(torch.stack([x_s, x_s], dim=1).cpu())
-        return x_s
 
 
 def show(trainer: L.Trainer, key: str, image: Image.Image) -> Path:

@@ -131,3 +131,13 @@ class ImageDataModule(L.LightningDataModule):
         accumulate = self.trainer.accumulate_grad_batches
         epoch, steps = divmod(self.trainer.global_step, -(-self.trainer.num_training_batches // accumulate))
         return epoch, steps * accumulate
+
+
+def validation_images(data: ImageDataModule, n: int) -> Tensor:
+    """The first n validation images, (n, C, H, W) in [-1, 1]."""
+    data.prepare_data()
+    data.setup("fit")
+    images = data.val_set.tensors[0]
+    if not 1 <= n <= len(images):
+        raise ConfigError(f"this figure wants {n} images, but there are {len(images)} validation images")
+    return to_float(images[:n])

@@ -25,9 +25,7 @@ class Ancestral(Sampler):
         variance: "small" or "large".
     """
 
-    def __init__(
-        self, steps: int = 1000, clip: bool = False, grid: str = "uniform", variance: str = "small"
-    ):
+    def __init__(self, steps: int = 1000, clip: bool = False, grid: str = "uniform", variance: str = "small"):
         super().__init__(steps, clip, grid)
         if variance not in VARIANCES:
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")

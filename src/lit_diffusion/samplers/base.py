@@ -15,7 +15,6 @@ from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.schedules import Schedule
 
-
 HISTORY = 3  # visits that a sampler can look back on
 
 

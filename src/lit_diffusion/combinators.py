@@ -1,0 +1,112 @@
+"""Two denoisers made one: visual anagrams, hybrid images, blends of conditions.
+
+Both are given with their conditions, as ``Labelled(denoiser, y)``; the combination has none of its own.
+Each combination is linear and leaves x_t as it is, so its x and eps still meet in x_t, and every
+sampler, schedule and network works with it. Three lines make anagrams of 6 and 9:
+
+    six, nine = (Labelled(guided, torch.tensor([label])) for label in (6, 9))
+    both = Anagram(six, nine, "rotate_180")
+    x = generate(sampler, both, range(16), (1, 28, 28))
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from lit_diffusion.denoiser import Combinator
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.predictions import Estimate
+
+
+class View(NamedTuple):
+    """A way to look at images (..., H, W), and the way back."""
+
+    look: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+VIEWS = {
+    "rotate_180": View(lambda x: x.rot90(2, (-2, -1)), lambda x: x.rot90(2, (-2, -1))),
+    "rotate_90": View(lambda x: x.rot90(1, (-2, -1)), lambda x: x.rot90(-1, (-2, -1))),
+    "flip_vertical": View(lambda x: x.flip(-2), lambda x: x.flip(-2)),
+    "flip_horizontal": View(lambda x: x.flip(-1), lambda x: x.flip(-1)),
+}
+
+
+class Anagram(Combinator):
+    """One image that is one thing upright and another under a view (Geng et al. 2024, Visual Anagrams).
+
+    The mean of two estimates: of x_t, and of x_t as the view shows it, looked back at.
+
+    Args:
+        upright, turned: denoisers with their conditions.
+        view: one of ``VIEWS``; rotate_90 turns counterclockwise.
+
+    Raises:
+        ConfigError: for another view.
+    """
+
+    def __init__(self, upright: nn.Module, turned: nn.Module, view: str):
+        super().__init__(upright)
+        if view not in VIEWS:
+            raise ConfigError(f"edit.view is {view!r}: choose one of {', '.join(VIEWS)}")
+        self.turned = turned
+        self.view = VIEWS[view]
+
+    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+        upright, turned = self.denoiser(x_t, t), self.turned(self.view.look(x_t), t)
+        return upright.combined(turned, lambda u, v: (u + self.view.back(v)) / 2)
+
+
+class Hybrid(Combinator):
+    """The low frequencies of one thing and the high ones of another (Geng et al. 2024, Factorized Diffusion).
+
+    eps = blur(eps_low) + eps_high - blur(eps_high), and x likewise, with a Gaussian blur.
+
+    Args:
+        low, high: denoisers with their conditions.
+        kernel_size: pixels of the blur's side, odd.
+        sigma: standard deviation of the blur, in pixels.
+
+    Raises:
+        ConfigError: an even or negative kernel size, a sigma that isn't positive.
+    """
+
+    def __init__(self, low: nn.Module, high: nn.Module, kernel_size: int, sigma: float):
+        super().__init__(low)
+        check_blur(kernel_size, sigma)
+        self.high = high
+        self.blur = lambda x: gaussian_blur(x, [kernel_size, kernel_size], [sigma, sigma])
+
+    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+        low, high = self.denoiser(x_t, t), self.high(x_t, t)
+        return low.combined(high, lambda a, b: b + self.blur(a - b))
+
+
+class Blend(Combinator):
+    """A weighted mean of two estimates: between two conditions.
+
+    Args:
+        first, second: denoisers with their conditions.
+        weight: of the second, (B,) in [0, 1], one for each image.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, weight: Tensor):
+        super().__init__(first)
+        self.second = second
+        self.weight = weight
+
+    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+        weight = self.weight.to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
+        return self.denoiser(x_t, t).combined(self.second(x_t, t), lambda a, b: a + weight * (b - a))
+
+
+def check_blur(kernel_size: int, sigma: float) -> None:
+    """ConfigError unless a Gaussian blur can be so."""
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0 or not sigma > 0:
+        raise ConfigError(
+            f"edit.kernel_size is {kernel_size} and edit.sigma {sigma}: choose an odd number of pixels, and "
+            "a positive standard deviation"
+        )

@@ -1,0 +1,55 @@
+"""What the editing command does."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+
+from lit_diffusion.data.datamodule import validation_images
+from lit_diffusion.drawing import check_matplotlib
+from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.images import grid, load_png, make_folder, save_png
+from lit_diffusion.loading import Loaded, load
+
+
+def edit(cfg: DictConfig) -> list[Path]:
+    """Edit as the config says.
+
+    Returns:
+        The files written in ``cfg.out``: the edit's figure, and result.png, the images that it made.
+
+    Raises:
+        ConfigError: matplotlib is missing, or anything that the edit can't work with.
+    """
+    check_matplotlib()
+    check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
+    check_whole_number("dpi", cfg.dpi, 10, 1000)
+    loaded = load(cfg)
+    from lit_diffusion.edits import Studio  # matplotlib is there
+
+    folder = make_folder(cfg.out)
+    studio = Studio(
+        loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
+    )
+    with torch.no_grad():
+        figure, images = instantiate(cfg.edit, studio, _convert_="all")
+    path = folder / f"{cfg.edit._target_.rpartition('.')[2]}.png"
+    figure.savefig(path, dpi=cfg.dpi)
+    return [path, save_png(grid(images, min(len(images), 10)), folder / "result.png")]
+
+
+def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
+    """The images to edit, (B, C, H, W): the picture in ``cfg.input``, or validation images by number."""
+    if cfg.input is not None:
+        x = load_png(cfg.input, loaded.shape)
+        return -x if cfg.invert else x
+    if loaded.config is None:
+        raise ConfigError("input is missing: give input=PATH, a picture to edit")
+    numbers = cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image]
+    for number in numbers:
+        check_whole_number("image", number, least=0)
+    x = validation_images(instantiate(loaded.config.data, _convert_="all"), max(numbers) + 1)
+    return x[list(numbers)]

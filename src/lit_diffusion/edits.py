@@ -1,0 +1,271 @@
+"""The edits of tutorial 2's part A. Each function returns its figure and the images that it made."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchvision.transforms.functional import gaussian_blur
+
+from lit_diffusion import rng
+from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid, check_blur
+from lit_diffusion.denoiser import Labelled
+from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.images import load_png
+from lit_diffusion.plots import labelled
+from lit_diffusion.rng import ImageNoise
+from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.editing import Inpaint, resampled, slerp
+from lit_diffusion.samplers.film import Film
+
+Asked = int | str | None  # a label, a prompt, or nothing
+
+
+@dataclass
+class Studio:
+    """What every edit works with.
+
+    Attributes:
+        denoiser: guided, if guidance is asked for.
+        sampler: how to walk from noise to image.
+        shape: of an image, (C, H, W).
+        seed: of all noise.
+        device: where the denoiser lives.
+        inputs: loads the images to edit, (B, C, H, W) in [-1, 1].
+    """
+
+    denoiser: nn.Module
+    sampler: Sampler
+    shape: tuple[int, int, int]
+    seed: int
+    device: torch.device
+    inputs: Callable[[], Tensor]
+
+    @property
+    def times(self) -> Tensor:
+        """The sampler's grid, (steps + 1,)."""
+        return self.sampler.times(self.denoiser.schedule)
+
+    def noise(self, n: int) -> ImageNoise:
+        return ImageNoise(self.seed, range(n), self.shape, self.device)
+
+    def asked_for(self, asked: Asked) -> Labelled:
+        """The denoiser, with its condition."""
+        y = self.denoiser.encode(asked)
+        return Labelled(self.denoiser, y if y is None else y.to(self.device))
+
+    def walk(self, denoiser: nn.Module, x_t: Tensor, noise: Callable[[], Tensor], **options) -> Tensor:
+        """From x_t to images, (B, C, H, W), on the CPU."""
+        return self.sampler(denoiser, x_t.to(self.device), noise=noise, **options).cpu()
+
+    def film(self, steps: int) -> Film:
+        """A hook that keeps so many estimates, evenly spread over the way from noise."""
+        check_whole_number("edit.steps", steps, least=1)
+        return Film(self.times, torch.linspace(1, 0, steps + 1)[:-1].tolist())
+
+    def sample(self, denoiser: nn.Module, n: int, steps: int) -> tuple[Tensor, Film]:
+        """n images from noise, and a film of how they came about."""
+        check_whole_number("edit.n", n, least=1)
+        noise, film = self.noise(n), self.film(steps)
+        return self.walk(denoiser, noise(), noise, after_step=film), film
+
+
+def one_step(
+    studio: Studio, times: Sequence[float], kernel_size: int, sigma: float, y: Asked
+) -> tuple[Figure, Tensor]:
+    """Sections 1.1 to 1.4: noise an image; blur it, estimate it in one step, denoise it step by step.
+
+    Args:
+        studio: with one input or several, of which the first is used.
+        times: of the noise, one row each.
+        kernel_size, sigma: of the blur, in pixels.
+        y: condition.
+    """
+    check_blur(kernel_size, sigma)
+    x = studio.inputs()[:1]
+    denoiser, schedule = studio.asked_for(y), studio.denoiser.schedule
+    eps = studio.noise(1)().cpu()
+    rows, captions = [], []
+    for time in times:
+        t = torch.tensor(time, dtype=torch.float64)
+        x_t = schedule.noised(x, eps, t)
+        way = torch.cat([t[None], studio.times[studio.times < t]])
+        noise = studio.noise(1)
+        noise()  # was eps: the steps' noise is another
+        results = [
+            gaussian_blur(x_t, [kernel_size, kernel_size], [sigma, sigma]),
+            denoiser(x_t.to(studio.device), t.expand(1)).x.cpu(),
+            studio.walk(denoiser, x_t, noise, times=way),
+        ]
+        rows.append(torch.cat([x, x_t, *results]))
+        captions.append(["", *[psnr(image, x) for image in rows[-1][1:].split(1)]])
+    columns = ["image", "noisy", "Gaussian blur", "one step", "step by step"]
+    names = [f"t = {time:g}" for time in times]
+    return labelled(rows, columns, names, captions), torch.cat(rows)
+
+
+def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Tensor]:
+    """Section 1.7: noise images as far as times of the grid, and walk back from there (Meng et al. 2022).
+
+    Args:
+        studio: with the images.
+        starts: indices into the grid; 0 is pure noise, a larger one keeps more of the image.
+        y: condition of the walk back.
+    """
+    x = studio.inputs()
+    grid = studio.times
+    if not starts or not all(isinstance(i, int) and 0 <= i < len(grid) - 1 for i in starts):
+        raise ConfigError(
+            f"edit.starts is {list(starts)}: choose indices from 0 to {len(grid) - 2}, the grid having "
+            f"{len(grid) - 1} steps"
+        )
+    denoiser = studio.asked_for(y)
+    columns = []
+    for start in starts:
+        noise = studio.noise(len(x))
+        x_t = studio.denoiser.schedule.noised(x, noise().cpu(), grid[start])
+        columns += [x_t, studio.walk(denoiser, x_t, noise, times=grid[start:])]
+    edited = torch.stack(columns[1::2], dim=1)  # (B, starts, C, H, W)
+    noised = torch.stack(columns[::2], dim=1)
+    rows = [
+        row
+        for k in range(len(x))
+        for row in (torch.cat([noised[k], x[k : k + 1]]), torch.cat([edited[k], x[k : k + 1]]))
+    ]
+    names = [f"i = {i}\nt = {grid[i]:.2f}" for i in starts] + ["image"]
+    return labelled(rows, names, ["noised", "edited"] * len(x)), edited.flatten(0, 1)
+
+
+def inpaint(
+    studio: Studio, mask: str, times_over: int, n: int, steps: int, y: Asked
+) -> tuple[Figure, Tensor]:
+    """Section 1.7.2: paint a part of an image anew; the other pixels stay exactly as they are.
+
+    Args:
+        studio: with one input or several, of which the first is used.
+        mask: one of ``MASKS``, or the path of a PNG, white where the image is painted anew.
+        times_over: how often each step is taken (RePaint); 1: once.
+        n: paintings, each from noise of its own.
+        steps: estimates shown on the way.
+        y: condition.
+    """
+    check_whole_number("edit.times_over", times_over, least=1)
+    check_whole_number("edit.n", n, least=1)
+    x = studio.inputs()[:1]
+    where = find_mask(mask, studio)
+    noise, film = studio.noise(n), studio.film(steps)
+    keep = Inpaint(studio.denoiser.schedule, x.to(studio.device), where.to(studio.device), noise)
+    filled = studio.walk(
+        studio.asked_for(y),
+        noise(),
+        noise,
+        times=resampled(studio.times, times_over),
+        after_step=lambda x_s, s, visit: keep(film(x_s, s, visit), s, visit),
+    )
+    known = torch.where(where, torch.zeros_like(x), x)
+    return on_the_way(film, {"image": x, "known": known}, {"result": filled}), filled
+
+
+def anagram(
+    studio: Studio, upright: Asked, turned: Asked, view: str, n: int, steps: int
+) -> tuple[Figure, Tensor]:
+    """Section 1.8: one thing upright, another as the view shows it.
+
+    Args:
+        studio: inputs aren't used.
+        upright, turned: the two conditions.
+        view: one of ``VIEWS``.
+        n: images.
+        steps: estimates shown on the way.
+    """
+    both = Anagram(studio.asked_for(upright), studio.asked_for(turned), view)
+    x, film = studio.sample(both, n, steps)
+    results = {f"upright:\n{upright}": x, f"{view}:\n{turned}": VIEWS[view].look(x)}
+    return on_the_way(film, {}, results), x
+
+
+def hybrid(
+    studio: Studio, low: Asked, high: Asked, kernel_size: int, sigma: float, n: int, steps: int
+) -> tuple[Figure, Tensor]:
+    """Section 1.9: one thing from afar, another from near.
+
+    Args:
+        studio: inputs aren't used.
+        low, high: the conditions of low and high frequencies.
+        kernel_size, sigma: of the Gaussian blur that parts them, in pixels.
+        n: images.
+        steps: estimates shown on the way.
+    """
+    both = Hybrid(studio.asked_for(low), studio.asked_for(high), kernel_size, sigma)
+    x, film = studio.sample(both, n, steps)
+    blurred = both.blur(x)
+    results = {"result": x, f"low:\n{low}": blurred, f"high:\n{high}": x - blurred}
+    return on_the_way(film, {}, results), x
+
+
+def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) -> tuple[Figure, Tensor]:
+    """Between two noises, and between two conditions.
+
+    Two rows for each pair of noises: along the sphere from one noise to the other, asking for ``first``;
+    and from the first noise, asking for first at the left, second at the right, and blends between.
+
+    Args:
+        studio: inputs aren't used.
+        first, second: the conditions.
+        n: images in a row.
+        rows: pairs of noises.
+    """
+    check_whole_number("edit.n", n, least=2)
+    check_whole_number("edit.rows", rows, least=1)
+    weight = torch.linspace(0, 1, n)
+    ends = studio.noise(2 * rows)().cpu().split(1)
+    blend = Blend(studio.asked_for(first), studio.asked_for(second), weight)
+    made = []
+    for a, b in zip(ends[::2], ends[1::2], strict=True):
+        starts = {studio.asked_for(first): slerp(a, b, weight), blend: a.expand(n, *studio.shape)}
+        for denoiser, x_t in starts.items():
+            same = studio.noise(1)  # a stochastic sampler's steps too must not differ but by the weight
+            made.append(studio.walk(denoiser, x_t, lambda same=same: same().expand(n, *studio.shape)))
+    names = [f"{first}: noise\nto noise", f"{first} to {second}:\none noise"] * rows
+    return labelled(made, [f"{w:.2f}" for w in weight], names), torch.cat(made)
+
+
+MASKS = {
+    "centre": lambda h, w: ((h - 0.5).abs() < 0.25) & ((w - 0.5).abs() < 0.25),
+    "left_half": lambda h, w: (w < 0.5) & (h > 0),
+    "top_half": lambda h, w: (h < 0.5) & (w > 0),
+}
+
+
+def find_mask(mask: str, studio: Studio) -> Tensor:
+    """(1, 1, H, W), True where the image is painted anew: by name, or from a PNG."""
+    height, width = studio.shape[1:]
+    if mask == "random":
+        uniform = torch.rand(1, 1, height, width, generator=rng.generator(studio.seed, "mask"))
+        return uniform < 0.5
+    if mask in MASKS:
+        h = (torch.arange(height) + 0.5)[:, None] / height
+        w = (torch.arange(width) + 0.5)[None, :] / width
+        return MASKS[mask](h, w)[None, None]
+    if not Path(mask).is_file():
+        raise ConfigError(
+            f"edit.mask is {mask!r}: choose one of {', '.join([*MASKS, 'random'])}, or the path of a PNG"
+        )
+    return load_png(mask, (1, height, width)) > 0
+
+
+def on_the_way(film: Film, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Figure:
+    """A row for each image: what there was before, estimates of x on the way, and what came of it."""
+    n = len(film.frames[0])
+    way = {f"x at\nt = {t:.2f}": frame[:, 1] for t, frame in zip(film.times, film.frames, strict=True)}
+    columns = {**before, **way, **after}
+    cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns.values()], dim=1)
+    return labelled(list(cells), list(columns))
+
+
+def psnr(image: Tensor, x: Tensor) -> str:
+    """Peak signal-to-noise ratio of an image in [-1, 1]."""
+    return f"{peak_signal_noise_ratio(image.clamp(-1, 1), x, data_range=2.0):.1f} dB"
