@@ -27,8 +27,6 @@ def sample(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: a checkpoint, sampler, label or guidance that can't work.
     """
-    if cfg.ckpt is None:
-        raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
     for key, least in {"n": 1, "batch_size": 1, "rows": 1, "gif_frames": 1, "seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     make_folder(cfg.out)
