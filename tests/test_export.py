@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import logging
 
 import numpy as np
 import onnx
@@ -138,12 +139,14 @@ def test_a_weight_too_large_for_float16_is_refused(saved, exported):
     "model, num_classes",
     [("small_unet", 0), ("small_unet", 3), ("attn_unet", 3), ("convnext_unet", 0), ("fc_unet", 3)],
 )
-def test_onnx_is_the_network(saved, exported, model, num_classes, capfd):
+def test_onnx_is_the_network(saved, exported, model, num_classes, capfd, caplog):
     """At batch sizes other than the one it was exported at, in silence."""
     ckpt = saved(f"model.num_classes={num_classes}", *SMALLER.get(model, []), model=model)
     capfd.readouterr()
+    caplog.set_level(logging.INFO)  # Hydra's
     (path,) = exported(ckpt, "format=onnx")
     assert capfd.readouterr() == ("", "")
+    assert not caplog.messages
     assert [p.name for p in path.parent.glob("model*")] == ["model.onnx"]  # weights and all
     (metadata,) = onnx.load(path).metadata_props
     assert json.loads(metadata.value) == torch.load(ckpt)["hyper_parameters"]
@@ -216,7 +219,10 @@ def test_a_ddpm_pipeline_samples_what_ancestral_does(saved, exported, tmp_path, 
     theirs = their_samples(pipeline.scheduler, pipeline.unet, start(), generator=generator)
     generator.manual_seed(2)
     ancestral = Ancestral(20, clip=True, variance=variance)
-    noise = lambda: torch.randn(3, *SHAPE, generator=generator)  # noqa: E731
+
+    def noise():
+        return torch.randn(3, *SHAPE, generator=generator)
+
     assert_same(theirs, ancestral(denoiser_of(ckpt), start(), noise=noise))
     assert type(DDIMPipeline.from_pretrained(tmp_path).scheduler).__name__ == "DDIMScheduler"
 

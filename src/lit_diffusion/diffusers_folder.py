@@ -27,8 +27,8 @@ def save_folder(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path)
     """The denoiser as diffusers' parts.
 
     A chain becomes a DDPMPipeline if the checkpoint's sampler is ancestral, and a DDIMPipeline
-    otherwise; either class loads either folder. Give DDIM ``use_clipped_model_output=True`` for clipping as
-    it is here, and as many steps as divide the chain's: then its samples are ours.
+    otherwise; DDIMPipeline loads the first too. Given ``use_clipped_model_output=True``, for clipping as it
+    is here, and as many steps as divide the chain's, DDIM's samples are ours.
 
     A flow becomes a FlowMatchEulerDiscreteScheduler, whose sigma is our t and whose timestep is 1000 t,
     and a network; diffusers has no pipeline for the two. Its scheduler can't clip.

@@ -3,8 +3,6 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +62,7 @@ def save_safetensors(
     Raises:
         ConfigError: a weight is too large for the dtype.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {
         name: checkpoint.in_dtype(weight, dtype).contiguous()
@@ -75,7 +73,8 @@ def save_safetensors(
             "dtype is float16, in which a weight of this network isn't finite: use dtype=bfloat16"
         )
     path = out / "model.safetensors"
-    save_file(weights, path, metadata={"format": "pt", "hyper_parameters": json.dumps(hyper_parameters)})
+    metadata = {"format": "pt", "hyper_parameters": json.dumps(hyper_parameters)}
+    path.write_bytes(save(weights, metadata))  # its own save_file lets nobody else read the file
     return path
 
 
@@ -91,7 +90,10 @@ def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -
     if denoiser.num_classes:
         inputs["y"] = torch.zeros(2, dtype=torch.int64)
     batch = torch.export.Dim("batch")
-    with silence():
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every node
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             denoiser.network,
             kwargs=inputs,
@@ -107,19 +109,3 @@ def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -
     path = out / "model.onnx"
     program.save(path)
     return path
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Without the exporter's warnings about its own workings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
