@@ -146,7 +146,9 @@ def test_onnx_is_the_network(saved, exported, model, num_classes, smaller, capfd
     assert capfd.readouterr() == ("", "")
     assert not caplog.messages
     assert [p.name for p in path.parent.glob("model*")] == ["model.onnx"]  # weights and all
-    (metadata,) = onnx.load(path).metadata_props
+    program = onnx.load(path)
+    assert not any(node.metadata_props for node in program.graph.node)  # paths of whoever exported it
+    (metadata,) = program.metadata_props
     assert json.loads(metadata.value) == torch.load(ckpt)["hyper_parameters"]
     session = onnxruntime.InferenceSession(path)
     for n in (1, 4):
