@@ -25,7 +25,7 @@ def test_help_is_quick_and_reads_well(run):
     ):
         assert line in result.stdout
     heavy = (
-        "import sys, lit_diffusion.train, lit_diffusion.sample, lit_diffusion.figures\n"
+        "import sys, lit_diffusion.train, lit_diffusion.sample, lit_diffusion.figures, lit_diffusion.export\n"
         "print('torch' in sys.modules)"
     )
     assert run("-c", heavy).stdout.strip() == "False"

@@ -1,5 +1,6 @@
 """Reading checkpoints: one file holds weights, their average, and the whole config that made them."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,29 +8,36 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import ConfigError, check_installed
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
+NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
 ORDER = {  # what its number of steps means: which images come next
     "data": ("batch_size", "train_size", "val_size", "shuffle", "seed"),
     "trainer": ("accumulate_grad_batches", "limit_train_batches", "devices"),
 }
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The checkpoint's contents, on the CPU.
+def read(path: str | Path | None) -> dict[str, Any]:
+    """The contents of a checkpoint, or of a .safetensors file exported from one, on the CPU.
 
     Raises:
-        ConfigError: the file is missing, truncated, or not a checkpoint of this project.
+        ConfigError: the file isn't given, is missing, truncated, or not a checkpoint of this project.
     """
+    if path is None:
+        raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"ckpt {path} {what}: give the path of a .ckpt file of a training run")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            checkpoint = read_safetensors(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if "model" in checkpoint["hyper_parameters"]:
             return checkpoint
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError):
@@ -38,6 +46,31 @@ def read(path: str | Path) -> dict[str, Any]:
         f"ckpt {path} is truncated, or not a checkpoint of lit_diffusion: choose another, such as the "
         "run's best.ckpt"
     )
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, as far as an exported file does: weights, in float32, and config.
+
+    Raises:
+        ConfigError: safetensors isn't installed.
+        RuntimeError: the file is truncated, or wasn't exported from here.
+    """
+    check_installed("a .safetensors file needs", ["safetensors"], extra="export")
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            hyper_parameters = json.loads(file.metadata()["hyper_parameters"])
+        weights = {f"{NETWORK}{name}": in_dtype(w) for name, w in load_file(path).items()}
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RuntimeError(f"{path}: {error}") from error
+    return {"hyper_parameters": hyper_parameters, "state_dict": weights, "callbacks": {}}
+
+
+def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight in another precision; whole numbers, such as a batch norm's count, as they are."""
+    return weight.to(dtype) if weight.is_floating_point() else weight
 
 
 def build_denoiser(cfg: DictConfig) -> Denoiser:
@@ -61,8 +94,13 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
     """ConfigError if a run can't go on from the checkpoint.
 
     It can't with another network, schedule or prediction; nor where its place in the order of batches
-    would mean other images; nor if it has trained all its epochs.
+    would mean other images; nor if it has trained all its epochs; nor from weights alone.
     """
+    if "loops" not in checkpoint:
+        raise ConfigError(
+            f"ckpt {path} holds weights alone, without the optimizer's state: to go on with a run, give its "
+            "last.ckpt"
+        )
     now = OmegaConf.to_container(cfg, resolve=True)
     then = checkpoint["hyper_parameters"]
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]

@@ -1,12 +1,11 @@
 """What the figures command does."""
 
-import importlib.util
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.errors import check_installed, check_whole_number
 from lit_diffusion.images import make_folder
 
 
@@ -19,7 +18,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     Raises:
         ConfigError: matplotlib is missing, or what the figure needs.
     """
-    check_matplotlib()
+    check_installed("figures need", ["matplotlib"], extra="figures")
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     folder = make_folder(cfg.out)
@@ -27,8 +26,3 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
     figure.savefig(path, dpi=cfg.dpi)
     return path, source
-
-
-def check_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("figures need matplotlib: pip install 'lit_diffusion[figures]'")

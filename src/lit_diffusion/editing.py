@@ -9,8 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from lit_diffusion.data.datamodule import validation_images
-from lit_diffusion.drawing import check_matplotlib
-from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.errors import ConfigError, check_installed, check_whole_number
 from lit_diffusion.images import grid, load_png, make_folder, save_png
 from lit_diffusion.loading import Loaded, load
 
@@ -24,7 +23,7 @@ def edit(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: matplotlib is missing, or anything that the edit can't work with.
     """
-    check_matplotlib()
+    check_installed("edits need", ["matplotlib"], extra="figures")
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     loaded = load(cfg)

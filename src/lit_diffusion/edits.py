@@ -130,11 +130,7 @@ def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Ten
         columns += [x_t, studio.walk(denoiser, x_t, noise, times=grid[start:])]
     edited = torch.stack(columns[1::2], dim=1)  # (B, starts, C, H, W)
     noised = torch.stack(columns[::2], dim=1)
-    rows = [
-        row
-        for k in range(len(x))
-        for row in (torch.cat([noised[k], x[k : k + 1]]), torch.cat([edited[k], x[k : k + 1]]))
-    ]
+    rows = [row for k in range(len(x)) for row in ([*noised[k], None], [*edited[k], x[k]])]
     names = [f"i = {i}\nt = {grid[i]:.2f}" for i in starts] + ["image"]
     return labelled(rows, names, ["noised", "edited"] * len(x)), edited.flatten(0, 1)
 

@@ -1,5 +1,8 @@
 """The one exception that stands for a mistake its reader can mend, and the commonest of its checks."""
 
+import importlib.util
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
     """A value the user chose can't work.
@@ -15,3 +18,10 @@ def check_whole_number(name: str, value: object, least: int, most: int | None = 
         return
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{name} is {value}: choose a whole number {span}")
+
+
+def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
+    """ConfigError, "what package", unless all the packages, which the extra brings, are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{what} {package}: pip install 'lit_diffusion[{extra}]'")

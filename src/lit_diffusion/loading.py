@@ -40,8 +40,6 @@ def load(cfg: DictConfig) -> Loaded:
     Raises:
         ConfigError: a checkpoint, sampler, device or guidance that can't work.
     """
-    if cfg.ckpt is None:
-        raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)

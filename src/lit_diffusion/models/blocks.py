@@ -54,7 +54,7 @@ def labels_or_null(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
         ConfigError: labels for a network that knows none.
     """
     if y is None:
-        return torch.full((len(like),), num_classes, device=like.device)
+        return torch.full((like.shape[0],), num_classes, device=like.device)  # len would fix it in an export
     if num_classes == 0:
         raise ConfigError("labels were given to a network without any: set model.num_classes")
     return y

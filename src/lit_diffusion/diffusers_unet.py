@@ -1,0 +1,48 @@
+"""A network of this project in diffusers' clothes.
+
+diffusers imports no class that it doesn't know, whatever a folder names; before loading an exported
+folder, import this module.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from hydra.utils import instantiate
+from torch import Tensor
+
+
+class LitUNet(ModelMixin, ConfigMixin):
+    """Any network, rebuilt from its config; it names classes, so load only folders that you trust.
+
+    Args:
+        network_config: of the network, its class under ``_target_``.
+        in_channels: image channels.
+        sample_size: height and width of an image.
+    """
+
+    @register_to_config
+    def __init__(self, network_config: dict[str, Any], in_channels: int, sample_size: int):
+        super().__init__()
+        self.network = instantiate(network_config, _convert_="all")
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """The network's output.
+
+        Args:
+            sample: noisy images, (B, C, H, W).
+            timestep: what the network is told of the time, one number or (B,).
+            class_labels: (B,) int64; None for no condition.
+            return_dict: False for a plain tuple.
+        """
+        time_input = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device)
+        output = self.network(sample, time_input.expand(sample.shape[0]), class_labels)
+        return UNet2DOutput(sample=output) if return_dict else (output,)
