@@ -89,14 +89,14 @@ def test_a_model_without_labels(trained, sampled):
 
 
 def test_labels():
-    assert labels("all", 4, 3).tolist() == [0, 1, 2, 0]
-    assert labels(2, 3, 3).tolist() == [2, 2, 2]
-    assert labels(OmegaConf.create([1, 2]), 3, 3).tolist() == [1, 2, 1]
-    assert labels(None, 2, 3).tolist() == [3, 3]
-    assert labels("all", 2, 0) is None
+    assert labels("all", 3).tolist() == [0, 1, 2]
+    assert labels(2, 3).tolist() == [2]
+    assert labels(OmegaConf.create([1, 2]), 3).tolist() == [1, 2]
+    assert labels(None, 3).tolist() == [3]
+    assert labels("all", 0) is None
     for wrong in (3, -1, "five", OmegaConf.create([]), OmegaConf.create([0, 9])):
         with pytest.raises(ConfigError, match="y is"):
-            labels(wrong, 2, 3)
+            labels(wrong, 3)
 
 
 def test_the_checkpoints_sampler_unless_another_is_asked_for(config):

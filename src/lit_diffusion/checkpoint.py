@@ -74,7 +74,16 @@ def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def build_denoiser(cfg: DictConfig) -> Denoiser:
-    """The Denoiser that a config's model, schedule and prediction describe, with fresh weights."""
+    """The Denoiser that a config's model, schedule and prediction describe, with fresh weights.
+
+    Raises:
+        ConfigError: the parts don't fit, or the model is a pretrained one.
+    """
+    if "path" in cfg["model"]:
+        raise ConfigError(
+            f"model {cfg['model']['path']} is pretrained, for sampling and editing: choose a network to "
+            "train, such as model=small_unet"
+        )
     return Denoiser(*(instantiate(cfg[group], _convert_="all") for group in PATH_GROUPS))
 
 

@@ -32,6 +32,11 @@ class Denoiser(nn.Module):
     def num_classes(self) -> int:
         return self.network.num_classes
 
+    @property
+    def conditional(self) -> bool:
+        """Whether there is anything to ask for."""
+        return self.num_classes > 0
+
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         """Estimate the two ends of the path through x_t.
 
@@ -42,7 +47,9 @@ class Denoiser(nn.Module):
         """
         t = self.schedule.inside(t)
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
-        return self.prediction.estimate(self.output(x_t, t, y), x_t, alpha, sigma)
+        output, *spread = self.output(x_t, t, y).split(x_t.shape[1], dim=1)  # some learn the variance too
+        x, eps, _ = self.prediction.estimate(output, x_t, alpha, sigma)
+        return Estimate(x, eps, *spread)
 
     def output(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The network's own output, the quantity that training compares with its target.
@@ -73,7 +80,7 @@ class Denoiser(nn.Module):
         t = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         one = torch.ones_like(t)
-        if not torch.stack(self.prediction.estimate(one, one, alpha, sigma)).isfinite().all():
+        if not torch.stack(self.prediction.estimate(one, one, alpha, sigma)[:2]).isfinite().all():
             raise ConfigError(
                 f"prediction {type(self.prediction).__name__} can't work with schedule "
                 f"{type(self.schedule).__name__}, which reaches alpha {alpha[1]:g}: to read the image out of "
@@ -96,16 +103,20 @@ class Combinator(nn.Module):
     def num_classes(self) -> int:
         return self.denoiser.num_classes
 
+    @property
+    def conditional(self) -> bool:
+        return self.denoiser.conditional
+
     def null(self, y: Tensor) -> Tensor:
         return self.denoiser.null(y)
 
     def encode(self, asked: int | str | None) -> Tensor | None:
         return self.denoiser.encode(asked)
 
-    def through(self, x: Tensor, x_t: Tensor, t: Tensor) -> Estimate:
+    def through(self, x: Tensor, x_t: Tensor, t: Tensor, spread: Tensor | None = None) -> Estimate:
         """The estimate with this x: its eps is the one that leads from x to x_t."""
         alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
-        return Estimate(x, (x_t - alpha * x) / sigma)
+        return Estimate(x, (x_t - alpha * x) / sigma, spread)
 
 
 class Labelled(Combinator):
@@ -135,4 +146,37 @@ class Clipped(Combinator):
     """
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
-        return self.through(self.denoiser(x_t, t, y).x.clamp(-1, 1), x_t, t)
+        x, _, spread = self.denoiser(x_t, t, y)
+        return self.through(x.clamp(-1, 1), x_t, t, spread)
+
+
+class Thresholded(Combinator):
+    """Clipping for guidance of large scale (Saharia et al. 2022, Imagen, section 2.3, dynamic thresholding).
+
+    Where a share of an image's pixels would be cut off, the image is cut off higher and scaled back
+    into [-1, 1].
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate.
+        quantile: share of the pixels that need not be cut off, in (0, 1).
+        most: the highest that an image is cut off, 1 or more.
+
+    Raises:
+        ConfigError: for other values.
+    """
+
+    def __init__(self, denoiser: nn.Module, quantile: float, most: float):
+        super().__init__(denoiser)
+        if not (0 < quantile < 1 <= most):
+            raise ConfigError(
+                f"sampler.clip is [{quantile}, {most}]: choose a quantile inside (0, 1) and a limit of 1 or "
+                "more, or true or false"
+            )
+        self.quantile = quantile
+        self.most = most
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        x, _, spread = self.denoiser(x_t, t, y)
+        limit = x.abs().flatten(1).quantile(self.quantile, dim=1).clamp(1, self.most)
+        limit = limit.reshape(-1, *[1] * (x.ndim - 1))
+        return self.through(x.clamp(-limit, limit) / limit, x_t, t, spread)

@@ -33,8 +33,9 @@ def edit(cfg: DictConfig) -> list[Path]:
     studio = Studio(
         loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
     )
+    work = instantiate(cfg.edit, _partial_=True, _convert_="all")
     with torch.no_grad():
-        figure, images = instantiate(cfg.edit, studio, _convert_="all")
+        figure, images = work(studio)
     path = folder / f"{cfg.edit._target_.rpartition('.')[2]}.png"
     figure.savefig(path, dpi=cfg.dpi)
     return [path, save_png(grid(images, min(len(images), 10)), folder / "result.png")]

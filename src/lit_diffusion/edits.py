@@ -1,5 +1,6 @@
 """The edits of tutorial 2's part A. Each function returns its figure and the images that it made."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def anagram(
     """
     both = Anagram(studio.asked_for(upright), studio.asked_for(turned), view)
     x, film = studio.sample(both, n, steps)
-    results = {f"upright:\n{upright}": x, f"{view}:\n{turned}": VIEWS[view].look(x)}
+    results = {f"upright:\n{named(upright)}": x, f"{view}:\n{named(turned)}": VIEWS[view].look(x)}
     return on_the_way(film, {}, results), x
 
 
@@ -198,7 +199,7 @@ def hybrid(
     both = Hybrid(studio.asked_for(low), studio.asked_for(high), kernel_size, sigma)
     x, film = studio.sample(both, n, steps)
     blurred = both.blur(x)
-    results = {"result": x, f"low:\n{low}": blurred, f"high:\n{high}": x - blurred}
+    results = {"result": x, f"low:\n{named(low)}": blurred, f"high:\n{named(high)}": x - blurred}
     return on_the_way(film, {}, results), x
 
 
@@ -225,7 +226,7 @@ def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) 
         for denoiser, x_t in starts.items():
             same = studio.noise(1)  # a stochastic sampler's steps too must not differ but by the weight
             made.append(studio.walk(denoiser, x_t, lambda same=same: same().expand(n, *studio.shape)))
-    names = [f"{first}: noise\nto noise", f"{first} to {second}:\none noise"] * rows
+    names = [f"noise to noise:\n{named(first)}", f"{named(first)}\nto {named(second)}"] * rows
     return labelled(made, [f"{w:.2f}" for w in weight], names), torch.cat(made)
 
 
@@ -260,6 +261,11 @@ def on_the_way(film: Film, before: Mapping[str, Tensor], after: Mapping[str, Ten
     columns = {**before, **way, **after}
     cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns.values()], dim=1)
     return labelled(list(cells), list(columns))
+
+
+def named(asked: Asked) -> str:
+    """A condition, in lines short enough for a column."""
+    return "nothing asked" if asked is None else textwrap.fill(str(asked), 16)
 
 
 def psnr(image: Tensor, x: Tensor) -> str:

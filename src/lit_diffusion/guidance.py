@@ -41,7 +41,7 @@ class Guided(Combinator):
         super().__init__(denoiser)
         if not is_number(scale):
             raise ConfigError(f"guidance is {scale}: choose a number, 1 for none")
-        if denoiser.num_classes == 0:
+        if not denoiser.conditional:
             raise ConfigError(
                 f"guidance is {scale:g}, its interval {interval} and its rescale {rescale}, but this model "
                 "was trained without labels: leave guidance out, or train one with model.num_classes=10"
@@ -59,7 +59,7 @@ class Guided(Combinator):
         if self.scale == 0 and inside.all():
             return self.denoiser(x_t, t, self.null(y))
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, self.null(y)]))
-        cond, uncond = (Estimate(*ends) for ends in zip(*(end.chunk(2) for end in both), strict=True))
+        cond, uncond = both.halves()
         scale = (1 + (self.scale - 1) * inside.to(x_t)).reshape(-1, *[1] * (x_t.ndim - 1))
         guided = cond.combined(uncond, lambda c, u: u + scale * (c - u))
         return self._rescaled(guided, cond, x_t, t) if self.rescale and self.scale > 1 else guided
@@ -70,7 +70,7 @@ class Guided(Combinator):
         mean, std = guided.x.mean(dims, keepdim=True), guided.x.std(dims, keepdim=True)
         ratio = cond.x.std(dims, keepdim=True) / std.clamp(min=1e-6)
         x = mean + (guided.x - mean) * (self.rescale * ratio + 1 - self.rescale)
-        return self.through(x, x_t, t)
+        return self.through(x, x_t, t, guided.spread)
 
 
 def guide(denoiser: nn.Module, scale: float, interval: Sequence[float], rescale: float) -> nn.Module:

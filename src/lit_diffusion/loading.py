@@ -1,15 +1,17 @@
 """From a config to what sampling and editing work with."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from lit_diffusion import checkpoint
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import ConfigError, check_installed
 from lit_diffusion.guidance import guide
 from lit_diffusion.samplers.base import Sampler
 
@@ -22,24 +24,28 @@ class Loaded(NamedTuple):
         sampler: the config's, or the one the model was trained with, at the steps asked for.
         shape: of an image, (C, H, W).
         device: where the denoiser is.
-        config: what it was trained with; None for a pretrained one.
         identity: tells one set of weights from another.
+        config: what it was trained with; None for a pretrained one.
+        upscaler: makes its images larger; None for none.
     """
 
     denoiser: torch.nn.Module
     sampler: Sampler
     shape: tuple[int, int, int]
     device: torch.device
-    config: DictConfig | None
     identity: str
+    config: DictConfig | None = None
+    upscaler: Callable[..., Tensor] | None = None
 
 
 def load(cfg: DictConfig) -> Loaded:
-    """What ``cfg.ckpt`` holds.
+    """What ``cfg.ckpt`` holds, or the pretrained model in ``cfg.model``.
 
     Raises:
-        ConfigError: a checkpoint, sampler, device or guidance that can't work.
+        ConfigError: a checkpoint, model, sampler, device or guidance that can't work.
     """
+    if cfg.model is not None:
+        return load_pretrained(cfg)
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)
@@ -50,16 +56,44 @@ def load(cfg: DictConfig) -> Loaded:
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     with Path(cfg.ckpt).open("rb") as file:
         identity = hashlib.file_digest(file, "sha256").hexdigest()
-    return Loaded(guided, sampler, shape, device, config, identity)
+    return Loaded(guided, sampler, shape, device, identity, config)
+
+
+def load_pretrained(cfg: DictConfig) -> Loaded:
+    """The pipeline of diffusers that ``cfg.model`` names."""
+    if cfg.ckpt is not None:
+        raise ConfigError(f"ckpt {cfg.ckpt} and a model are given: leave one out")
+    if "path" not in cfg.model:
+        raise ConfigError(
+            "this model has no weights of its own: give ckpt=PATH, a checkpoint, instead of model"
+        )
+    check_installed("a pretrained model needs", ["diffusers", "transformers"], extra="pretrained")
+    from lit_diffusion.pretrained import Pretrained, Upscaler, load_pipeline
+
+    device = choose_device(cfg.device)
+    chosen = OmegaConf.to_container(cfg.model, resolve=True)
+    second = chosen.pop("upscaler")
+    denoiser = Pretrained(load_pipeline(**chosen, device=device), cfg.negative_prompt).eval()
+    sampler = build_sampler(cfg, OmegaConf.create())
+    sampler.times(denoiser.schedule)
+    guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    upscaler = None
+    if second is not None:
+        walk = {"sampler": instantiate(second.pop("sampler"), _convert_="all"), "guidance": second.pop("guidance")}
+        noise_level = second.pop("noise_level")
+        upscaler = Upscaler(load_pipeline(**second, device=device), **walk, noise_level=noise_level)
+    return Loaded(guided, sampler, denoiser.shape, device, chosen["path"], upscaler=upscaler)
 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
     """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
-    both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
+    if not (cfg.sampler or "sampler" in trained):
+        raise ConfigError("sampler is missing: choose one, such as sampler=ddim")
+    both = OmegaConf.create({**trained, "sampler": cfg.sampler or trained.sampler})
     chosen = OmegaConf.to_container(both, resolve=True)["sampler"]
     if cfg.steps is not None:
         chosen["steps"] = cfg.steps
-    return instantiate(chosen)
+    return instantiate(chosen, _convert_="all")
 
 
 def choose_device(name: str) -> torch.device:

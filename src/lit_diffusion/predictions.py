@@ -11,14 +11,24 @@ from torch import Tensor
 
 
 class Estimate(NamedTuple):
-    """A guess of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly."""
+    """A guess of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly.
+
+    ``spread`` comes from networks that learn the variance of an ancestral step: its log lies between
+    those of the small variance, at -1, and the large one, at 1 (Nichol and Dhariwal 2021, equation 15).
+    """
 
     x: Tensor
     eps: Tensor
+    spread: Tensor | None = None
 
     def combined(self, other: "Estimate", combine: Callable[[Tensor, Tensor], Tensor]) -> "Estimate":
-        """Both ends of two estimates made one, by a function linear in them."""
-        return Estimate(combine(self.x, other.x), combine(self.eps, other.eps))
+        """Two estimates made one, by a function linear in them; the spread is this one's."""
+        return Estimate(combine(self.x, other.x), combine(self.eps, other.eps), self.spread)
+
+    def halves(self) -> tuple["Estimate", "Estimate"]:
+        """The estimates of the first and of the second half of a batch."""
+        first, second = zip(*(end.chunk(2) for end in self if end is not None), strict=True)
+        return Estimate(*first), Estimate(*second)
 
 
 class Prediction(ABC):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.files import whole
@@ -35,7 +35,7 @@ def sample(cfg: DictConfig) -> list[Path]:
         check_whole_number(key, cfg[key], least)
     out = make_folder(cfg.out)
     loaded = load(cfg)
-    y = labels(cfg.y, cfg.n, loaded.denoiser.num_classes)
+    y = conditions(cfg, loaded.denoiser)
     finished = Finished(out / "finished", what_decides(cfg, loaded))
     try:
         make(cfg, loaded, y, finished)
@@ -64,11 +64,13 @@ def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) 
                 progress.advance(task)
                 return frames(x_s)
 
-            y_batch = None if y is None else y[images]
+            y_batch = None if y is None else y[images % len(y)].to(loaded.device)
             numbers = images.tolist()
             x = generate(
                 sampler, denoiser, numbers, loaded.shape, cfg.seed, y_batch, loaded.device, after_step
             )
+            if loaded.upscaler is not None:
+                x = loaded.upscaler(x, numbers, cfg.seed, y_batch, denoiser.encode(None))
             if frames.frames:
                 save_film(cfg, frames.frames)
             finished.add(to_uint8(x).cpu())
@@ -76,7 +78,8 @@ def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) 
 
 def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
     """All that an image depends on, but for its number."""
-    keys = ("y", "seed", "guidance", "guidance_interval", "guidance_rescale")
+    guidance = ("guidance", "guidance_interval", "guidance_rescale")
+    keys = ("model", "y", "prompt", "negative_prompt", "seed", *guidance)
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     return {"weights": loaded.identity, **chosen, **sampler}
@@ -115,8 +118,8 @@ def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
     paths = [save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), out / "grid.png")]
     if cfg.npz:
         arrays = {"images": images.numpy()}
-        if y is not None:
-            arrays["labels"] = y.numpy()
+        if y is not None and y.ndim == 1:
+            arrays["labels"] = y[torch.arange(cfg.n) % len(y)].numpy()
         paths.append(out / "samples.npz")
         with whole(paths[-1]) as file:
             np.savez(file, **arrays)
@@ -125,15 +128,25 @@ def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
     return paths
 
 
-def labels(y: str | int | ListConfig | None, n: int, num_classes: int) -> Tensor | None:
-    """The label of each image, (n,): all in turn, one, or a list in turn; None for no condition."""
+def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:
+    """What the images are asked to be, in turn: labels (K,), or the text embeddings (K, L, D) of prompts."""
+    if cfg.prompt is None:
+        if denoiser.conditional and denoiser.num_classes == 0:
+            raise ConfigError('prompt is missing: give prompt="...", or a list of prompts')
+        return labels(cfg.y, denoiser.num_classes)
+    prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
+    return torch.cat([denoiser.encode(prompt) for prompt in prompts])
+
+
+def labels(y: str | int | ListConfig | None, num_classes: int) -> Tensor | None:
+    """The labels of images, in turn, (K,): all, one, or a list; None for no condition."""
     if num_classes == 0:
         if y not in ("all", None):
             raise ConfigError(f"y is {y}, but this model was trained without labels: leave y out")
         return None
     if y is None:
-        return torch.full((n,), num_classes)
+        return torch.tensor([num_classes])
     wanted = range(num_classes) if y == "all" else list(y) if isinstance(y, ListConfig) else [y]
     if not wanted or not all(isinstance(label, int) and 0 <= label < num_classes for label in wanted):
         raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
-    return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
+    return torch.tensor(list(wanted))

@@ -1,9 +1,11 @@
 """Ancestral sampling: one step of the reverse Markov chain, between any two times."""
 
+from torch import Tensor
+
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.samplers.base import Sampler
 
-VARIANCES = ("small", "large")
+VARIANCES = ("small", "large", "learned")
 
 
 class Ancestral(Sampler):
@@ -16,13 +18,14 @@ class Ancestral(Sampler):
         variance = beta_ts sigma_s^2 / sigma_t^2  ("small")  or  beta_ts  ("large")
 
     Neighbouring times give DDPM exactly, a strided grid the strided update of the same formula.
-    "small" is the true posterior variance of a single image, "large" that of pure noise; neither
+    "small" is the true posterior variance of a single image, "large" that of pure noise, and "learned"
+    lies between them on a log scale, where the network says (Nichol and Dhariwal 2021, equation 15). None
     adds noise in the last step.
 
     Args:
         steps: number of steps; the whole chain is as many as the schedule has.
         clip, grid: as in ``Sampler``.
-        variance: "small" or "large".
+        variance: "small", "large" or "learned".
     """
 
     def __init__(self, steps: int = 1000, clip: bool = False, grid: str = "uniform", variance: str = "small"):
@@ -36,9 +39,22 @@ class Ancestral(Sampler):
         sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
         alpha_ts, beta_ts = schedule.transition(s, t)
 
-        x = history[-1].estimate.x
+        x, _, spread = history[-1].estimate
         mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * beta_ts * x) / sigma_t**2
         if s == 0:  # the "large" variance would still add noise to the finished image
             return mean
-        variance = beta_ts if self.variance == "large" else beta_ts * sigma_s**2 / sigma_t**2
+        small = beta_ts * sigma_s**2 / sigma_t**2
+        if self.variance == "learned":
+            return mean + learned(small, beta_ts, spread).sqrt() * noise()
+        variance = beta_ts if self.variance == "large" else small
         return mean + variance.sqrt() * noise()
+
+
+def learned(small: Tensor, large: Tensor, spread: Tensor | None) -> Tensor:
+    """The variance between two that a network's spread says, shaped like the spread."""
+    if spread is None:
+        raise ConfigError(
+            "sampler.variance is 'learned', but this model learnt none: choose sampler.variance=small"
+        )
+    share = (spread + 1) / 2
+    return small ** (1 - share) * large**share

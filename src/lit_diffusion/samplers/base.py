@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.denoiser import Clipped, Labelled
+from lit_diffusion.denoiser import Clipped, Labelled, Thresholded
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers.grids import GRIDS
@@ -35,11 +35,11 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps from noise to image.
-        clip: keep each estimate of x inside [-1, 1].
+        clip: keep each estimate of x inside [-1, 1]; (quantile, most): by ``Thresholded``.
         grid: how the times of the steps are spaced, one of ``GRIDS``.
     """
 
-    def __init__(self, steps: int, clip: bool = False, grid: str = "uniform"):
+    def __init__(self, steps: int, clip: bool | tuple[float, float] = False, grid: str = "uniform"):
         check_whole_number("sampler.steps", steps, least=1)
         if grid not in GRIDS:
             raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(GRIDS)}")
@@ -100,7 +100,7 @@ class Sampler(ABC):
         Returns:
             The images at the last time, (B, C, H, W).
         """
-        denoiser = Labelled(Clipped(denoiser) if self.clip else denoiser, y)
+        denoiser = Labelled(self._clipped(denoiser), y)
         schedule = denoiser.schedule
         times = self.times(schedule) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
@@ -116,3 +116,8 @@ class Sampler(ABC):
             if after_step is not None:
                 x_t = after_step(x_t, s, history[-1])
         return x_t
+
+    def _clipped(self, denoiser: nn.Module) -> nn.Module:
+        if isinstance(self.clip, bool):
+            return Clipped(denoiser) if self.clip else denoiser
+        return Thresholded(denoiser, *self.clip)

@@ -30,6 +30,6 @@ class DDIM(Sampler):
         _, beta_ts = schedule.transition(s, t)
         tau = self.eta * sigma_s / sigma_t * beta_ts.sqrt()
 
-        x, eps = history[-1].estimate
+        x, eps, _ = history[-1].estimate
         x_s = alpha_s * x + (sigma_s**2 - tau**2).clamp(min=0).sqrt() * eps
         return x_s + tau * noise() if tau > 0 else x_s

@@ -24,9 +24,9 @@ class Heun(Sampler):
         d_alpha = schedule.alpha(s) - schedule.alpha(t)
         d_sigma = schedule.sigma(s) - schedule.sigma(t)
 
-        x, eps = history[-1].estimate
+        x, eps, _ = history[-1].estimate
         x_s = x_t + d_alpha * x + d_sigma * eps
         if s == 0:
             return x_s
-        x_end, eps_end = denoiser(x_s, s.expand(len(x_s)))
+        x_end, eps_end, _ = denoiser(x_s, s.expand(len(x_s)))
         return x_t + d_alpha * (x + x_end) / 2 + d_sigma * (eps + eps_end) / 2

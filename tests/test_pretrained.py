@@ -1,0 +1,209 @@
+"""Pipelines of diffusers as denoisers, through the real loading code, on tiny random weights."""
+
+import numpy as np
+import pytest
+import tiny_if
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DModel
+from PIL import Image
+
+from lit_diffusion import pretrained
+from lit_diffusion.editing import edit
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.guidance import Guided
+from lit_diffusion.pretrained import Pretrained, Upscaler
+from lit_diffusion.samplers.ancestral import Ancestral
+from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.sampling import sample
+from lit_diffusion.training import train
+
+CAT = "a photo of a cat"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return tiny_if.save(tmp_path_factory.mktemp("tiny_if"))
+
+
+def in_float64(pipeline):
+    """So that formulas are compared: random weights and guidance make a rounding error 1e4 times larger."""
+    pipeline.to(torch.float64)
+    for scheduler in (pipeline.scheduler, getattr(pipeline, "image_noising_scheduler", pipeline.scheduler)):
+        scheduler.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
+        scheduler.one = torch.ones((), dtype=torch.float64)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def same_noise(*shape):
+    generator = torch.Generator().manual_seed(100)
+    return lambda: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def theirs(pipeline, *args, **options):
+    generator = torch.Generator().manual_seed(100)
+    return pipeline(*args, generator=generator, output_type="pt", clean_caption=False, **options).images
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+@pytest.mark.parametrize("guidance", [1.0, 7.0])
+def test_stage_1_is_theirs(folders, steps, guidance):
+    pipeline = in_float64(IFPipeline.from_pretrained(folders[0]))
+    asked = {"negative_prompt": "rainy day"} if guidance > 1 else {}
+    expected = theirs(pipeline, CAT, num_inference_steps=steps, guidance_scale=guidance, **asked)
+    denoiser = Pretrained(pipeline, "rainy day")
+    sampler = Ancestral(steps, clip=(0.95, 1.5), variance="learned")
+    noise = same_noise(1, 3, 16, 16)
+    ours = sampler(Guided(denoiser, guidance), noise(), denoiser.encode(CAT), noise)
+    torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
+    assert expected.std() > 0.2
+
+
+def test_stage_2_is_theirs(folders, monkeypatch):
+    pipeline = in_float64(IFSuperResolutionPipeline.from_pretrained(folders[1]))
+    small = torch.rand(1, 3, 16, 16, generator=torch.manual_seed(0), dtype=torch.float64) * 2 - 1
+    expected = theirs(pipeline, CAT, image=small, num_inference_steps=10, guidance_scale=4.0, noise_level=250)
+    monkeypatch.setattr(pretrained, "ImageNoise", lambda *_: same_noise(1, 3, 32, 32))
+    upscaler = Upscaler(pipeline, Ancestral(10, clip=(0.95, 1.5), variance="learned"), 4.0, 250)
+    prompts = Pretrained(pipeline)
+    ours = upscaler(small, [0], 0, prompts.encode(CAT), prompts.encode(None))
+    torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
+
+
+def test_an_unconditional_pipeline_without_learnt_variance(tmp_path, config):
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=16,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    scheduler = DDIMScheduler(1000, clip_sample=True, prediction_type="v_prediction")
+    DDIMPipeline(unet, scheduler).save_pretrained(tmp_path / "pipeline")
+    pipeline = in_float64(DDIMPipeline.from_pretrained(tmp_path / "pipeline"))
+    scheduler = pipeline.scheduler
+    scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
+    x_t = same_noise(2, 1, 16, 16)()
+    ours = DDIM(10, clip=True)(Pretrained(pipeline), x_t)
+    scheduler.set_timesteps(10)
+    for i in scheduler.timesteps:
+        output = pipeline.unet(x_t, i).sample
+        x_t = scheduler.step(output, i, x_t, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(ours, x_t, atol=1e-9, rtol=0)
+    options = [f"model.path={tmp_path}/pipeline", "sampler=ddim", "steps=3", "n=4", "rows=2"]
+    assert sample(config("model=pretrained", *options, config_name="sample"))[0].is_file()
+    with pytest.raises(ConfigError, match="takes no prompts"):
+        sample(config("model=pretrained", *options, "prompt=a cat", config_name="sample"))
+    with pytest.raises(ConfigError, match="guidance is 2"):
+        sample(config("model=pretrained", *options, "guidance=2", config_name="sample"))
+
+
+@pytest.fixture
+def deepfloyd(config, folders):
+    """deepfloyd(command, *overrides): the config of model=deepfloyd on the tiny weights."""
+
+    def composed(name: str, *overrides: str, model: str = "deepfloyd"):
+        tiny = [
+            f"model.path={folders[0]}",
+            "model.dtype=float32",
+            "model.variant=null",
+            "steps=6",
+            "seed=100",
+        ]
+        if model == "deepfloyd_256":
+            tiny += [f"model.upscaler.path={folders[1]}", "model.upscaler.sampler.steps=4"]
+        return config(f"model={model}", *tiny, *overrides, config_name=name)
+
+    return composed
+
+
+def images(paths):
+    with np.load(next(p for p in paths if p.suffix == ".npz")) as arrays:
+        assert arrays.files == ["images"]
+        return arrays["images"].astype(int)
+
+
+@pytest.mark.parametrize("model, size", [("deepfloyd", 16), ("deepfloyd_256", 32)])
+def test_sampling_by_prompts(deepfloyd, model, size):
+    prompts = f"prompt=[{CAT},an oil painting]"
+
+    def made(*options):
+        return images(
+            sample(deepfloyd("sample", "n=4", "rows=1", "guidance=7", "npz=true", *options, model=model))
+        )
+
+    first = made(prompts)
+    assert first.shape == (4, 3, size, size)
+    assert np.abs(made(prompts, "batch_size=3") - first).max() <= 2
+    assert np.array_equal(made(f"prompt={CAT}")[0], first[0])
+    assert not np.array_equal(made(f"prompt={CAT}")[1], first[1])
+    assert not np.array_equal(made(prompts, "negative_prompt=rainy day")[0], first[0])
+
+
+@pytest.mark.parametrize(
+    "name, asked",
+    {
+        "one_step": ["edit.y=cat"],
+        "sdedit": ["edit.y=a rainy day", "edit.starts=[1,3,5]"],
+        "inpaint": ["edit.y=cat", "edit.mask=left_half", "edit.n=2"],
+        "anagram": ["edit.upright=a cat", "edit.turned=a dog", "edit.n=2"],
+        "hybrid": ["edit.low=a temple", "edit.high=a cat", "edit.n=2"],
+        "interpolate": ["edit.first=a cat", "edit.second=a dog", "edit.n=3"],
+    }.items(),
+)
+def test_editing_by_prompts(deepfloyd, tmp_path, name, asked):
+    picture = Image.linear_gradient("L").resize((40, 40)).convert("RGB")
+    picture.save(tmp_path / "mine.png")
+    figure, result = edit(
+        deepfloyd("edit", f"edit={name}", f"input={tmp_path}/mine.png", "guidance=3", "dpi=40", *asked)
+    )
+    assert figure.name == f"{name}.png"
+    assert len(Image.open(result).getcolors(100_000)) > 50
+
+
+@pytest.mark.parametrize(
+    "command, overrides, says",
+    [
+        (sample, [], "prompt is missing"),
+        (sample, ["prompt=cat", "ckpt=x.ckpt"], "leave one out"),
+        (sample, ["prompt=cat", "model.dtype=float8"], "model.dtype is float8"),
+        (sample, ["prompt=cat", "model.offload=true", "device=cpu"], "no GPU to offload from"),
+        (sample, ["prompt=cat", "sampler=dpmpp_2m", "steps=1001"], "1001 steps"),
+        (sample, ["prompt=cat", "sampler.clip=[2,0.5]"], "sampler.clip is"),
+        (edit, ["edit=sdedit"], "input is missing"),
+        (edit, ["edit=anagram"], "takes prompts"),
+    ],
+)
+def test_mistakes(deepfloyd, command, overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        command(deepfloyd(command.__name__, *overrides))
+
+
+def test_more_mistakes(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"model.path is .* can't be loaded"):
+        options = ["prompt=cat", "model=deepfloyd", f"model.path={tmp_path}/nothing"]
+        sample(config(*options, config_name="sample"))
+    with pytest.raises(ConfigError, match="no weights of its own"):
+        sample(config("model=fc_unet", config_name="sample"))
+    with pytest.raises(ConfigError, match="is pretrained, for sampling"):
+        train(config("model=deepfloyd", "trainer=debug"))
+
+
+def test_a_learnt_variance_is_asked_of_models_that_learnt_one(folders):
+    pipeline = in_float64(IFPipeline.from_pretrained(folders[0]))
+    unlearnt = Guided(Pretrained(pipeline), 2.0)
+    x_t, y = same_noise(1, 3, 16, 16)(), Pretrained(pipeline).encode(CAT)
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+    assert unlearnt(x_t, t, y).spread.shape == x_t.shape
+    from gaussian import Gaussian, exact_denoiser
+
+    from lit_diffusion.predictions import Eps
+    from lit_diffusion.schedules import Linear
+
+    with pytest.raises(ConfigError, match="learnt none"):
+        Ancestral(5, variance="learned")(exact_denoiser(Gaussian, Linear(), Eps()), x_t)
