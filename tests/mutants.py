@@ -27,6 +27,10 @@ class Mutant(NamedTuple):
 GUIDANCE = "test_samplers.py"
 CLIPPING = "test_samplers.py::test_clipping_keeps_x_inside_and_the_estimate_on_the_path"
 DDIM_STEP = "test_against_diffusers.py::test_ddim_is_ddim"
+MULTISTEP = "test_against_diffusers.py::test_multistep_samplers_are_theirs"
+STAGE_1 = "test_pretrained.py::test_stage_1_is_theirs"
+EDITING = "test_editing.py"
+ANAGRAMS = "test_editing.py::test_anagrams_are_read_both_ways"
 NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
 
 # Means the same: were this "found", the tests would fail for another reason than the faults.
@@ -109,9 +113,39 @@ MUTANTS = {
     ),
     "clipping: eps of before": Mutant(
         "denoiser.py",
-        "Estimate(x, (x_t - alpha * x) / sigma)",
-        "Estimate(x, self.denoiser(x_t, t, None).eps)",
+        "Estimate(x, (x_t - alpha * x) / sigma, spread)",
+        "Estimate(x, self.denoiser(x_t, t, None).eps, spread)",
         CLIPPING,
+    ),
+    "thresholding: not scaled back": Mutant(
+        "denoiser.py", "x.clamp(-limit, limit) / limit", "x.clamp(-limit, limit)", STAGE_1
+    ),
+    "learnt variance: small and large exchanged": Mutant(
+        "samplers/ancestral.py",
+        "small ** (1 - share) * large**share",
+        "large ** (1 - share) * small**share",
+        STAGE_1,
+    ),
+    "path: the noise between two times": Mutant(
+        "schedules.py", "a**2 * self.sigma(s) ** 2", "a * self.sigma(s) ** 2", "test_oracle.py"
+    ),
+    "dpmpp: extrapolated backwards": Mutant(
+        "samplers/dpmpp.py", "now.estimate.x + (", "now.estimate.x - (", MULTISTEP
+    ),
+    "unipc: the predictor's slope counted twice": Mutant(
+        "samplers/unipc.py", "(a - 0.5) * slope", "a * slope", MULTISTEP
+    ),
+    "grids: rho forgotten on the way back": Mutant(
+        "samplers/grids.py", "-2 * rho * roots.log()", "-2 * roots.log()", "test_schedules.py"
+    ),
+    "inpainting: the mask inside out": Mutant(
+        "samplers/editing.py", "torch.where(self.mask,", "torch.where(~self.mask,", EDITING
+    ),
+    "anagram: not looked back at": Mutant(
+        "combinators.py", "(u + self.view.back(v)) / 2", "(u + self.view.look(v)) / 2", ANAGRAMS
+    ),
+    "hybrid: bands exchanged": Mutant(
+        "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", EDITING
     ),
     "average: decay the wrong way round": Mutant(
         "callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"

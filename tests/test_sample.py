@@ -5,6 +5,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lit_diffusion import sampling
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.loading import build_sampler
 from lit_diffusion.sampling import labels, sample
@@ -63,6 +64,84 @@ def test_images_are_the_same_whatever_the_batch_size(trained, sampled, sampler):
     assert results[0].std() > 10
     for other in results[1:]:
         assert np.abs(results[0][: len(other)] - other).max() <= 1
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """stopped(after, error): sampling that breaks off with an error after so many batches, the first time."""
+    made = sampling.generate
+
+    def breaks(after, error):
+        batches = []
+
+        def generate(*args):
+            if len(batches) == after:
+                monkeypatch.setattr(sampling, "generate", made)
+                raise error
+            batches.append(args)
+            return made(*args)
+
+        monkeypatch.setattr(sampling, "generate", generate)
+        return batches
+
+    return breaks
+
+
+def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path, capsys):
+    ckpt, options = trained(), ["npz=true", "batch_size=5", "guidance=2", "sampler=ancestral"]
+    files = ("grid.png", "samples.npz", "trajectory.gif")
+    whole = sampled(ckpt, *options, f"out={tmp_path}/whole")
+    expected = {path.name: path.read_bytes() for path in whole}
+    assert tuple(expected) == files
+
+    stopped(2, KeyboardInterrupt())
+    again = [*options, f"out={tmp_path}/again"]
+    with pytest.raises(SystemExit) as end:
+        sampled(ckpt, *again)
+    assert end.value.code == 130
+    assert (
+        f"stopped with 10 of 12 images; the same command with out={tmp_path}/again" in capsys.readouterr().err
+    )
+    left = sorted(path.name for path in (tmp_path / "again" / "finished").iterdir())
+    assert left == ["000000000.npy", "000000005.npy", "settings.json"]
+
+    for change in ("seed=1", "guidance=3", "y=7", "sampler.variance=large", "steps=3"):
+        with pytest.raises(
+            ConfigError, match=f"a part of other images.*{change.split('=')[0].split('.')[-1]}"
+        ):
+            sampled(ckpt, *again, change)
+
+    seen = stopped(100, None)
+    paths = sampled(ckpt, *again, "batch_size=1")  # however large the batches are
+    assert [args[2] for args in seen] == [[10], [11]]
+    assert [path.name for path in paths] == list(files)
+    assert paths[2].read_bytes() == expected["trajectory.gif"]  # of the first batch, made the first time
+    images = [
+        np.load(folder / "samples.npz")["images"].astype(int) for folder in (whole[0].parent, paths[0].parent)
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 1
+    assert np.array_equal(images[0][:10], images[1][:10])
+    assert not (tmp_path / "again" / "finished").exists()
+
+
+def test_what_is_half_written_when_a_sampling_is_killed_is_made_again(trained, sampled, stopped, tmp_path):
+    ckpt = trained()
+    (whole,) = sampled(ckpt, "gif=false", f"out={tmp_path}/whole")
+    stopped(1, MemoryError())
+    options = ["gif=false", "batch_size=5", f"out={tmp_path}/again"]
+    with pytest.raises(MemoryError):
+        sampled(ckpt, *options)
+    (tmp_path / "again" / "finished" / "000000005.npy.partial").write_bytes(b"half")
+    (again,) = sampled(ckpt, *options)
+    assert again.read_bytes() == whole.read_bytes()
+
+
+def test_a_grid_of_some_of_many(trained, sampled):
+    grid, npz = sampled(trained(), "gif=false", "npz=true", "n=30", "grid_n=6", "rows=2", "steps=1")
+    assert Image.open(grid).size == (2 + 3 * 30, 2 + 2 * 30)
+    with np.load(npz) as arrays:
+        assert len(arrays["images"]) == 30
+        assert arrays["labels"].tolist() == [*range(10)] * 3
 
 
 def test_seed_and_guidance_matter(trained, sampled):

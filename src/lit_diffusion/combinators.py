@@ -69,14 +69,10 @@ class Hybrid(Combinator):
         low, high: denoisers with their conditions.
         kernel_size: pixels of the blur's side, odd.
         sigma: standard deviation of the blur, in pixels.
-
-    Raises:
-        ConfigError: an even or negative kernel size, a sigma that isn't positive.
     """
 
     def __init__(self, low: nn.Module, high: nn.Module, kernel_size: int, sigma: float):
         super().__init__(low)
-        check_blur(kernel_size, sigma)
         self.high = high
         self.blur = lambda x: gaussian_blur(x, [kernel_size, kernel_size], [sigma, sigma])
 
@@ -101,12 +97,3 @@ class Blend(Combinator):
     def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
         weight = self.weight.to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
         return self.denoiser(x_t, t).combined(self.second(x_t, t), lambda a, b: a + weight * (b - a))
-
-
-def check_blur(kernel_size: int, sigma: float) -> None:
-    """ConfigError unless a Gaussian blur can be so."""
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0 or not sigma > 0:
-        raise ConfigError(
-            f"edit.kernel_size is {kernel_size} and edit.sigma {sigma}: choose an odd number of pixels, and "
-            "a positive standard deviation"
-        )

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion import rng
-from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid, check_blur
+from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.denoiser import Labelled
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.images import load_png
@@ -85,7 +85,9 @@ def one_step(
         kernel_size, sigma: of the blur, in pixels.
         y: condition.
     """
-    check_blur(kernel_size, sigma)
+    check_blur(kernel_size, sigma, studio.shape)
+    if not times or not all(0 < time <= 1 for time in times):
+        raise ConfigError(f"edit.times is {list(times)}: choose times above 0, up to 1")
     x = studio.inputs()[:1]
     denoiser, schedule = studio.asked_for(y), studio.denoiser.schedule
     eps = studio.noise(1)().cpu()
@@ -196,6 +198,7 @@ def hybrid(
         n: images.
         steps: estimates shown on the way.
     """
+    check_blur(kernel_size, sigma, studio.shape)
     both = Hybrid(studio.asked_for(low), studio.asked_for(high), kernel_size, sigma)
     x, film = studio.sample(both, n, steps)
     blurred = both.blur(x)
@@ -261,6 +264,17 @@ def on_the_way(film: Film, before: Mapping[str, Tensor], after: Mapping[str, Ten
     columns = {**before, **way, **after}
     cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns.values()], dim=1)
     return labelled(list(cells), list(columns))
+
+
+def check_blur(kernel_size: int, sigma: float, shape: tuple[int, int, int]) -> None:
+    """ConfigError unless images of this shape can be blurred so."""
+    odd = isinstance(kernel_size, int) and kernel_size % 2 == 1
+    if odd and 0 < kernel_size < 2 * min(shape[1:]) and sigma > 0:
+        return
+    raise ConfigError(
+        f"edit.kernel_size is {kernel_size} and edit.sigma {sigma}: choose an odd number of pixels, less "
+        "than twice the image's side, and a positive standard deviation"
+    )
 
 
 def named(asked: Asked) -> str:

@@ -44,7 +44,7 @@ def load(cfg: DictConfig) -> Loaded:
     Raises:
         ConfigError: a checkpoint, model, sampler, device or guidance that can't work.
     """
-    if cfg.model is not None:
+    if cfg.get("model") is not None:
         return load_pretrained(cfg)
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
@@ -79,7 +79,10 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
     upscaler = None
     if second is not None:
-        walk = {"sampler": instantiate(second.pop("sampler"), _convert_="all"), "guidance": second.pop("guidance")}
+        walk = {
+            "sampler": instantiate(second.pop("sampler"), _convert_="all"),
+            "guidance": second.pop("guidance"),
+        }
         noise_level = second.pop("noise_level")
         upscaler = Upscaler(load_pipeline(**second, device=device), **walk, noise_level=noise_level)
     return Loaded(guided, sampler, denoiser.shape, device, chosen["path"], upscaler=upscaler)
@@ -87,9 +90,9 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
     """The sampler asked for, or the one the checkpoint was trained with, at the steps asked for."""
-    if not (cfg.sampler or "sampler" in trained):
+    if not (cfg.get("sampler") or "sampler" in trained):
         raise ConfigError("sampler is missing: choose one, such as sampler=ddim")
-    both = OmegaConf.create({**trained, "sampler": cfg.sampler or trained.sampler})
+    both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
     chosen = OmegaConf.to_container(both, resolve=True)["sampler"]
     if cfg.steps is not None:
         chosen["steps"] = cfg.steps
