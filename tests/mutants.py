@@ -29,12 +29,14 @@ CLIPPING = "test_samplers.py::test_clipping_keeps_x_inside_and_the_estimate_on_t
 DDIM_STEP = "test_against_diffusers.py::test_ddim_is_ddim"
 MULTISTEP = "test_against_diffusers.py::test_multistep_samplers_are_theirs"
 STAGE_1 = "test_pretrained.py::test_stage_1_is_theirs"
-EDITING = "test_editing.py"
+INPAINTING = "test_editing.py::test_inpainting_keeps_known_pixels_exactly"
+HYBRIDS = "test_editing.py::test_a_hybrids_bands_are_each_ones"
+ORDERS = "test_oracle.py::test_flow_has_each_samplers_order"
 ANAGRAMS = "test_editing.py::test_anagrams_are_read_both_ways"
 NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
 
 # Means the same: were this "found", the tests would fail for another reason than the faults.
-HARMLESS = Mutant("samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = x * alpha_s + (", "test_oracle.py")
+HARMLESS = Mutant("samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = x * alpha_s + (", ORDERS)
 
 MUTANTS = {
     "ddim: sign of eps": Mutant(
@@ -139,13 +141,13 @@ MUTANTS = {
         "samplers/grids.py", "-2 * rho * roots.log()", "-2 * roots.log()", "test_schedules.py"
     ),
     "inpainting: the mask inside out": Mutant(
-        "samplers/editing.py", "torch.where(self.mask,", "torch.where(~self.mask,", EDITING
+        "samplers/editing.py", "torch.where(self.mask,", "torch.where(~self.mask,", INPAINTING
     ),
     "anagram: not looked back at": Mutant(
         "combinators.py", "(u + self.view.back(v)) / 2", "(u + self.view.look(v)) / 2", ANAGRAMS
     ),
     "hybrid: bands exchanged": Mutant(
-        "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", EDITING
+        "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", HYBRIDS
     ),
     "average: decay the wrong way round": Mutant(
         "callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"

@@ -19,13 +19,14 @@ def test_help_is_quick_and_reads_well(run):
     result = run(TRAIN, "--help")
     assert result.returncode == 0
     for line in (
-        "model: attn_unet, convnext_unet, fc_unet, small_unet",
+        "model: attn_unet, convnext_unet, deepfloyd, deepfloyd_256, fc_unet, pretrained, small_unet",
         "experiment=quickstart",
         "usage: python train.py",
     ):
         assert line in result.stdout
     heavy = (
-        "import sys, lit_diffusion.train, lit_diffusion.sample, lit_diffusion.figures, lit_diffusion.export\n"
+        "import sys\n"
+        "from lit_diffusion import edit, export, figures, sample, train\n"
         "print('torch' in sys.modules)"
     )
     assert run("-c", heavy).stdout.strip() == "False"
@@ -34,7 +35,7 @@ def test_help_is_quick_and_reads_well(run):
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
     assert "guidance: 1" in result.stdout
-    assert "sampler: ancestral, ddim, heun" in result.stdout
+    assert "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, unipc" in result.stdout
 
 
 def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
