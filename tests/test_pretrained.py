@@ -190,6 +190,8 @@ def test_more_mistakes(config, tmp_path):
         sample(config(*options, config_name="sample"))
     with pytest.raises(ConfigError, match="no weights of its own"):
         sample(config("model=fc_unet", config_name="sample"))
+    with pytest.raises(ConfigError, match="without the upscaler"):
+        edit(config("edit=anagram", "model=deepfloyd_256", config_name="edit"))
     with pytest.raises(ConfigError, match="is pretrained, for sampling"):
         train(config("model=deepfloyd", "trainer=debug"))
 

@@ -26,6 +26,10 @@ def edit(cfg: DictConfig) -> list[Path]:
     check_installed("edits need", ["matplotlib"], extra="figures")
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     check_whole_number("dpi", cfg.dpi, 10, 1000)
+    if cfg.get("model") is not None and cfg.model.get("upscaler") is not None:
+        raise ConfigError(
+            "edits work on a cascade's first model: choose model=deepfloyd, without the upscaler"
+        )
     loaded = load(cfg)
     from lit_diffusion.edits import Studio  # matplotlib is there
 

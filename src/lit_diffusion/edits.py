@@ -21,6 +21,7 @@ from lit_diffusion.rng import ImageNoise
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.samplers.editing import Inpaint, resampled, slerp
 from lit_diffusion.samplers.film import Film
+from lit_diffusion.schedules import Schedule
 
 Asked = int | str | None  # a label, a prompt, or nothing
 
@@ -46,9 +47,13 @@ class Studio:
     inputs: Callable[[], Tensor]
 
     @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
     def times(self) -> Tensor:
         """The sampler's grid, (steps + 1,)."""
-        return self.sampler.times(self.denoiser.schedule)
+        return self.sampler.times(self.schedule)
 
     def noise(self, n: int) -> ImageNoise:
         return ImageNoise(self.seed, range(n), self.shape, self.device)
@@ -71,7 +76,7 @@ class Studio:
         """n images from noise, and a film of how they came about."""
         check_whole_number("edit.n", n, least=1)
         noise, film = self.noise(n), self.film(steps)
-        return self.walk(denoiser, noise(), noise, after_step=film), film
+        return self.walk(denoiser, self.schedule.pure_noise(noise()), noise, after_step=film), film
 
 
 def one_step(
@@ -89,13 +94,13 @@ def one_step(
     if not times or not all(0 < time <= 1 for time in times):
         raise ConfigError(f"edit.times is {list(times)}: choose times above 0, up to 1")
     x = studio.inputs()[:1]
-    denoiser, schedule = studio.asked_for(y), studio.denoiser.schedule
+    denoiser = studio.asked_for(y)
     eps = studio.noise(1)().cpu()
     rows, captions = [], []
     for time in times:
         t = torch.tensor(time, dtype=torch.float64)
-        x_t = schedule.noised(x, eps, t)
-        way = torch.cat([t[None], studio.times[studio.times < t]])
+        x_t = studio.schedule.noised(x, eps, t)
+        way = studio.schedule.visited(torch.cat([t[None], studio.times[studio.times < t]]))
         noise = studio.noise(1)
         noise()  # was eps: the steps' noise is another
         results = [
@@ -129,7 +134,7 @@ def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Ten
     columns = []
     for start in starts:
         noise = studio.noise(len(x))
-        x_t = studio.denoiser.schedule.noised(x, noise().cpu(), grid[start])
+        x_t = studio.schedule.noised(x, noise().cpu(), grid[start])
         columns += [x_t, studio.walk(denoiser, x_t, noise, times=grid[start:])]
     edited = torch.stack(columns[1::2], dim=1)  # (B, starts, C, H, W)
     noised = torch.stack(columns[::2], dim=1)
@@ -156,10 +161,10 @@ def inpaint(
     x = studio.inputs()[:1]
     where = find_mask(mask, studio)
     noise, film = studio.noise(n), studio.film(steps)
-    keep = Inpaint(studio.denoiser.schedule, x.to(studio.device), where.to(studio.device), noise)
+    keep = Inpaint(studio.schedule, x.to(studio.device), where.to(studio.device), noise)
     filled = studio.walk(
         studio.asked_for(y),
-        noise(),
+        studio.schedule.pure_noise(noise()),
         noise,
         times=resampled(studio.times, times_over),
         after_step=lambda x_s, s, visit: keep(film(x_s, s, visit), s, visit),
@@ -221,7 +226,7 @@ def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) 
     check_whole_number("edit.n", n, least=2)
     check_whole_number("edit.rows", rows, least=1)
     weight = torch.linspace(0, 1, n)
-    ends = studio.noise(2 * rows)().cpu().split(1)
+    ends = studio.schedule.pure_noise(studio.noise(2 * rows)().cpu()).split(1)
     blend = Blend(studio.asked_for(first), studio.asked_for(second), weight)
     made = []
     for a, b in zip(ends[::2], ends[1::2], strict=True):

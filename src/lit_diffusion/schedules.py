@@ -69,6 +69,10 @@ class Schedule(ABC):
         alpha, sigma = self.alpha_sigma(t, x)
         return alpha * x + sigma * eps
 
+    def pure_noise(self, eps: Tensor) -> Tensor:
+        """Where sampling starts, at t_max, of standard normal noise like images."""
+        return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).to(eps) * eps
+
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) of the path's own way from s up to t: x_t = a x_s + sqrt(b) z with fresh noise z."""
         a = self.alpha(t) / self.alpha(s)

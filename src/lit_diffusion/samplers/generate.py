@@ -35,11 +35,9 @@ def generate(
     Returns:
         (B, C, H, W), about in [-1, 1].
     """
-    schedule = denoiser.schedule
     noise = ImageNoise(seed, images, shape, device)
-    x_t = schedule.sigma(torch.tensor(schedule.t_max, dtype=torch.float64)) * noise()
     y = y if y is None else y.to(device)
-    return sampler(denoiser, x_t, y, noise, after_step=after_step)
+    return sampler(denoiser, denoiser.schedule.pure_noise(noise()), y, noise, after_step=after_step)
 
 
 @torch.no_grad()
