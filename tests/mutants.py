@@ -141,7 +141,7 @@ MUTANTS = {
         "samplers/grids.py", "-2 * rho * roots.log()", "-2 * roots.log()", "test_schedules.py"
     ),
     "inpainting: the mask inside out": Mutant(
-        "samplers/editing.py", "torch.where(self.mask,", "torch.where(~self.mask,", INPAINTING
+        "samplers/inpainting.py", "torch.where(self.mask.to", "torch.where(~self.mask.to", INPAINTING
     ),
     "anagram: not looked back at": Mutant(
         "combinators.py", "(u + self.view.back(v)) / 2", "(u + self.view.look(v)) / 2", ANAGRAMS

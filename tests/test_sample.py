@@ -74,12 +74,12 @@ def stopped(monkeypatch):
     def breaks(after, error):
         batches = []
 
-        def generate(*args):
+        def generate(*args, **options):
             if len(batches) == after:
                 monkeypatch.setattr(sampling, "generate", made)
                 raise error
             batches.append(args)
-            return made(*args)
+            return made(*args, **options)
 
         monkeypatch.setattr(sampling, "generate", generate)
         return batches
@@ -113,7 +113,7 @@ def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path
 
     seen = stopped(100, None)
     paths = sampled(ckpt, *again, "batch_size=1")  # however large the batches are
-    assert [args[2] for args in seen] == [[10], [11]]
+    assert [list(args[2]) for args in seen] == [[10], [11]]
     assert [path.name for path in paths] == list(files)
     assert paths[2].read_bytes() == expected["trajectory.gif"]  # of the first batch, made the first time
     images = [

@@ -236,6 +236,7 @@ def test_a_step_from_the_middle():
         lambda: DDIM(5, eta=1.5),
         lambda: Ancestral(5, variance="huge"),
         lambda: UniPC(5, grid="cubic"),
+        *[lambda clip=clip: DDIM(5, clip) for clip in (None, 0.9, (0.95,), (2, 0.5), (0.9, 0.5), "high")],
     ],
 )
 def test_mistakes_are_refused(mistake):

@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 WORDS = "<pad> </s> <unk> a an photo oil painting of cat dog temple rainy day high quality"
 
 
-def scheduler() -> DDPMScheduler:
+def scheduler(betas: str = "squaredcos_cap_v2") -> DDPMScheduler:
     """As IF has it: cosine betas, a learnt variance, dynamic thresholding."""
     return DDPMScheduler(
         1000,
-        beta_schedule="squaredcos_cap_v2",
+        beta_schedule=betas,
         variance_type="learned_range",
         thresholding=True,
         dynamic_thresholding_ratio=0.95,
@@ -79,6 +79,6 @@ def save(folder: Path) -> tuple[Path, Path]:
     noise_level = {"class_embed_type": "timestep"}
     second = unet(6, 32, **noise_level)
     IFSuperResolutionPipeline(
-        unet=second, scheduler=scheduler(), image_noising_scheduler=scheduler(), **parts, **nothing
+        unet=second, scheduler=scheduler(), image_noising_scheduler=scheduler("linear"), **parts, **nothing
     ).save_pretrained(folder / "2")
     return folder / "1", folder / "2"

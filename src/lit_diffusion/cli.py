@@ -33,6 +33,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def job(cfg: DictConfig) -> None:
             try:
                 work(cfg)
+            except KeyboardInterrupt:
+                sys.exit(130)
             except Exception as error:
                 sentence = explain(error)
                 if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":

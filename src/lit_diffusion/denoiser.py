@@ -43,7 +43,8 @@ class Denoiser(nn.Module):
         Args:
             x_t: noisy images, (B, C, H, W).
             t: their times in [0, 1], (B,).
-            y: labels (B,) int64, the null label being num_classes; None for no condition.
+            y: labels (B,) int64, the null label being num_classes, or a text model's embeddings (B, L, D);
+                None for no condition.
         """
         t = self.schedule.inside(t)
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
@@ -126,7 +127,8 @@ class Labelled(Combinator):
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
-        y: labels (B,), or (1,) for a batch of any size; None for no condition.
+        y: labels (B,) or text embeddings (B, L, D), or one of them, (1, ...), for a batch of any size; None
+            for no condition.
     """
 
     def __init__(self, denoiser: nn.Module, y: Tensor | None):
@@ -134,7 +136,7 @@ class Labelled(Combinator):
         self.y = y
 
     def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
-        y = self.y if self.y is None else self.y.expand(len(x_t), *self.y.shape[1:])
+        y = self.y if self.y is None else self.y.to(x_t.device).expand(len(x_t), *self.y.shape[1:])
         return self.denoiser(x_t, t, y)
 
 
@@ -160,18 +162,10 @@ class Thresholded(Combinator):
         denoiser: (x_t, t, y) -> Estimate.
         quantile: share of the pixels that need not be cut off, in (0, 1).
         most: the highest that an image is cut off, 1 or more.
-
-    Raises:
-        ConfigError: for other values.
     """
 
     def __init__(self, denoiser: nn.Module, quantile: float, most: float):
         super().__init__(denoiser)
-        if not (0 < quantile < 1 <= most):
-            raise ConfigError(
-                f"sampler.clip is [{quantile}, {most}]: choose a quantile inside (0, 1) and a limit of 1 or "
-                "more, or true or false"
-            )
         self.quantile = quantile
         self.most = most
 

@@ -43,11 +43,13 @@ def save_folder(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path)
     data = hyper_parameters["data"]
     unet = LitUNet(hyper_parameters["model"], data["channels"], data["image_size"])
     unet.network = denoiser.network
+    (out / "model_index.json").unlink(missing_ok=True)  # of a chain, where a flow is written now
     if isinstance(denoiser.schedule, Flow):
         FlowMatchEulerDiscreteScheduler().save_pretrained(out / "scheduler")
         unet.save_pretrained(out / "unet")
     else:
-        pipeline(unet, denoiser, instantiate(hyper_parameters["sampler"])).save_pretrained(out)
+        sampler = instantiate(hyper_parameters["sampler"], _convert_="all")
+        pipeline(unet, denoiser, sampler).save_pretrained(out)
     return [path for part in ("model_index.json", "scheduler/*", "unet/*") for path in sorted(out.glob(part))]
 
 
@@ -58,8 +60,11 @@ def pipeline(unet: LitUNet, denoiser: Denoiser, sampler: Sampler) -> DDIMPipelin
         "trained_betas": denoiser.schedule.betas.tolist(),
         "prediction_type": PREDICTION_TYPES[type(denoiser.prediction)],
         "timestep_spacing": "trailing",  # begins at pure noise, as here
-        "clip_sample": sampler.clip,
+        "clip_sample": sampler.clip is True,
     }
+    if not isinstance(sampler.clip, bool):
+        ratio, most = sampler.clip
+        options |= {"thresholding": True, "dynamic_thresholding_ratio": ratio, "sample_max_value": most}
     if isinstance(sampler, Ancestral):
         return DDPMPipeline(unet, DDPMScheduler(variance_type=f"fixed_{sampler.variance}", **options))
     return DDIMPipeline(unet, DDIMScheduler(set_alpha_to_one=True, **options))

@@ -50,10 +50,14 @@ def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
     if cfg.input is not None:
         x = load_png(cfg.input, loaded.shape)
         return -x if cfg.invert else x
+    if cfg.invert:
+        raise ConfigError("invert is true, but only a picture of your own is inverted: give input=PATH")
     if loaded.config is None:
         raise ConfigError("input is missing: give input=PATH, a picture to edit")
     numbers = cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image]
     for number in numbers:
         check_whole_number("image", number, least=0)
-    x = validation_images(instantiate(loaded.config.data, _convert_="all"), max(numbers) + 1)
-    return x[list(numbers)]
+    data = instantiate(loaded.config.data, _convert_="all")
+    if max(numbers) >= data.val_size:
+        raise ConfigError(f"image is {cfg.image}: choose numbers from 0 to {data.val_size - 1}")
+    return validation_images(data, max(numbers) + 1)[list(numbers)]

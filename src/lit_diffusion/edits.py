@@ -1,7 +1,7 @@
 """The edits of tutorial 2's part A. Each function returns its figure and the images that it made."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from lit_diffusion.denoiser import Labelled
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.images import load_png
 from lit_diffusion.plots import labelled
-from lit_diffusion.rng import ImageNoise
+from lit_diffusion.rng import ImageNoise, slerp
 from lit_diffusion.samplers.base import Sampler
-from lit_diffusion.samplers.editing import Inpaint, resampled, slerp
 from lit_diffusion.samplers.film import Film
+from lit_diffusion.samplers.generate import generate
+from lit_diffusion.samplers.inpainting import Inpaint, resampled
 from lit_diffusion.schedules import Schedule
 
 Asked = int | str | None  # a label, a prompt, or nothing
+Column = tuple[str, Tensor]  # of a figure: a name, and images (B, C, H, W) or one for all rows
 
 
 @dataclass
@@ -75,8 +77,11 @@ class Studio:
     def sample(self, denoiser: nn.Module, n: int, steps: int) -> tuple[Tensor, Film]:
         """n images from noise, and a film of how they came about."""
         check_whole_number("edit.n", n, least=1)
-        noise, film = self.noise(n), self.film(steps)
-        return self.walk(denoiser, self.schedule.pure_noise(noise()), noise, after_step=film), film
+        film = self.film(steps)
+        x = generate(
+            self.sampler, denoiser, range(n), self.shape, self.seed, device=self.device, after_step=film
+        )
+        return x.cpu(), film
 
 
 def one_step(
@@ -98,9 +103,9 @@ def one_step(
     eps = studio.noise(1)().cpu()
     rows, captions = [], []
     for time in times:
-        t = torch.tensor(time, dtype=torch.float64)
+        t = studio.schedule.visited(torch.tensor([time, 0], dtype=torch.float64))[0]
         x_t = studio.schedule.noised(x, eps, t)
-        way = studio.schedule.visited(torch.cat([t[None], studio.times[studio.times < t]]))
+        way = torch.cat([t[None], studio.times[studio.times < t]])
         noise = studio.noise(1)
         noise()  # was eps: the steps' noise is another
         results = [
@@ -167,10 +172,10 @@ def inpaint(
         studio.schedule.pure_noise(noise()),
         noise,
         times=resampled(studio.times, times_over),
-        after_step=lambda x_s, s, visit: keep(film(x_s, s, visit), s, visit),
+        after_step=lambda x_s, s, visit: film(keep(x_s, s, visit), s, visit),
     )
     known = torch.where(where, torch.zeros_like(x), x)
-    return on_the_way(film, {"image": x, "known": known}, {"result": filled}), filled
+    return on_the_way(film, [("image", x), ("known", known)], [("result", filled)]), filled
 
 
 def anagram(
@@ -187,8 +192,8 @@ def anagram(
     """
     both = Anagram(studio.asked_for(upright), studio.asked_for(turned), view)
     x, film = studio.sample(both, n, steps)
-    results = {f"upright:\n{named(upright)}": x, f"{view}:\n{named(turned)}": VIEWS[view].look(x)}
-    return on_the_way(film, {}, results), x
+    results = [(f"upright:\n{named(upright)}", x), (f"{view}:\n{named(turned)}", VIEWS[view].look(x))]
+    return on_the_way(film, [], results), x
 
 
 def hybrid(
@@ -207,8 +212,8 @@ def hybrid(
     both = Hybrid(studio.asked_for(low), studio.asked_for(high), kernel_size, sigma)
     x, film = studio.sample(both, n, steps)
     blurred = both.blur(x)
-    results = {"result": x, f"low:\n{named(low)}": blurred, f"high:\n{named(high)}": x - blurred}
-    return on_the_way(film, {}, results), x
+    results = [("result", x), (f"low:\n{named(low)}", blurred), (f"high:\n{named(high)}", x - blurred)]
+    return on_the_way(film, [], results), x
 
 
 def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) -> tuple[Figure, Tensor]:
@@ -230,18 +235,19 @@ def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) 
     blend = Blend(studio.asked_for(first), studio.asked_for(second), weight)
     made = []
     for a, b in zip(ends[::2], ends[1::2], strict=True):
-        starts = {studio.asked_for(first): slerp(a, b, weight), blend: a.expand(n, *studio.shape)}
-        for denoiser, x_t in starts.items():
+        starts = [(studio.asked_for(first), slerp(a, b, weight)), (blend, a.expand(n, *studio.shape))]
+        for denoiser, x_t in starts:
             same = studio.noise(1)  # a stochastic sampler's steps too must not differ but by the weight
+            same()  # the start of the first row
             made.append(studio.walk(denoiser, x_t, lambda same=same: same().expand(n, *studio.shape)))
     names = [f"noise to noise:\n{named(first)}", f"{named(first)}\nto {named(second)}"] * rows
     return labelled(made, [f"{w:.2f}" for w in weight], names), torch.cat(made)
 
 
-MASKS = {
-    "centre": lambda h, w: ((h - 0.5).abs() < 0.25) & ((w - 0.5).abs() < 0.25),
-    "left_half": lambda h, w: (w < 0.5) & (h > 0),
-    "top_half": lambda h, w: (h < 0.5) & (w > 0),
+MASKS = {  # of each pixel's place, from 0 to 1 down and to the right
+    "centre": lambda down, right: ((down - 0.5).abs() < 0.25) & ((right - 0.5).abs() < 0.25),
+    "left_half": lambda down, right: right < 0.5,
+    "top_half": lambda down, right: down < 0.5,
 }
 
 
@@ -252,9 +258,8 @@ def find_mask(mask: str, studio: Studio) -> Tensor:
         uniform = torch.rand(1, 1, height, width, generator=rng.generator(studio.seed, "mask"))
         return uniform < 0.5
     if mask in MASKS:
-        h = (torch.arange(height) + 0.5)[:, None] / height
-        w = (torch.arange(width) + 0.5)[None, :] / width
-        return MASKS[mask](h, w)[None, None]
+        down, right = ((torch.arange(n) + 0.5) / n for n in (height, width))
+        return MASKS[mask](*torch.meshgrid(down, right, indexing="ij"))[None, None]
     if not Path(mask).is_file():
         raise ConfigError(
             f"edit.mask is {mask!r}: choose one of {', '.join([*MASKS, 'random'])}, or the path of a PNG"
@@ -262,13 +267,13 @@ def find_mask(mask: str, studio: Studio) -> Tensor:
     return load_png(mask, (1, height, width)) > 0
 
 
-def on_the_way(film: Film, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Figure:
+def on_the_way(film: Film, before: Sequence[Column], after: Sequence[Column]) -> Figure:
     """A row for each image: what there was before, estimates of x on the way, and what came of it."""
     n = len(film.frames[0])
-    way = {f"x at\nt = {t:.2f}": frame[:, 1] for t, frame in zip(film.times, film.frames, strict=True)}
-    columns = {**before, **way, **after}
-    cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns.values()], dim=1)
-    return labelled(list(cells), list(columns))
+    way = [(f"x at\nt = {t:.2f}", frame[:, 1]) for t, frame in zip(film.times, film.frames, strict=True)]
+    names, columns = zip(*before, *way, *after, strict=True)
+    cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns], dim=1)
+    return labelled(list(cells), names)
 
 
 def check_blur(kernel_size: int, sigma: float, shape: tuple[int, int, int]) -> None:

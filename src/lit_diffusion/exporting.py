@@ -109,5 +109,6 @@ def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     program.model.metadata_props["hyper_parameters"] = json.dumps(hyper_parameters)
     path = out / "model.onnx"
-    program.save(path)
+    with whole(path) as file:
+        file.write(program.model_proto.SerializeToString())
     return path

@@ -45,7 +45,7 @@ def load_png(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
     """
     channels, height, width = shape
     try:
-        picture = Image.open(path).convert("RGBA")
+        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")  # a phone's photo upright
     except OSError:
         raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
     white = Image.new("RGBA", picture.size, "white")

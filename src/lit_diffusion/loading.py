@@ -46,6 +46,11 @@ def load(cfg: DictConfig) -> Loaded:
     """
     if cfg.get("model") is not None:
         return load_pretrained(cfg)
+    if cfg.negative_prompt:
+        raise ConfigError(
+            f"negative_prompt is {cfg.negative_prompt!r}, but the model of a checkpoint takes no prompts: "
+            "leave it out"
+        )
     trained = checkpoint.read(cfg.ckpt)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)
@@ -84,8 +89,10 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
             "guidance": second.pop("guidance"),
         }
         noise_level = second.pop("noise_level")
-        upscaler = Upscaler(load_pipeline(**second, device=device), **walk, noise_level=noise_level)
-    return Loaded(guided, sampler, denoiser.shape, device, chosen["path"], upscaler=upscaler)
+        pipeline = load_pipeline(**second, device=device)
+        upscaler = Upscaler(denoiser.pipeline, pipeline, **walk, noise_level=noise_level)
+    identity = f"{chosen['path']}, {chosen['dtype']}" + (f", {cfg.model.upscaler}" if upscaler else "")
+    return Loaded(guided, sampler, denoiser.shape, device, identity, upscaler=upscaler)
 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:

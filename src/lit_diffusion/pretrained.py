@@ -1,6 +1,6 @@
 """Pretrained models: any pixel-space pipeline of diffusers as a Denoiser, DeepFloyd IF first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class PipelineSchedule(DiscreteSchedule):
 class PipelineNetwork(nn.Module):
     """A UNet2DModel or UNet2DConditionModel as a network of ours, (x_t, time_input, y) -> its output.
 
-    y are text embeddings (B, L, D), or labels (B,) for a UNet2DModel that knows some, or None.
+    y are text embeddings (B, L, D), or None.
 
     Args:
         unet: the model.
@@ -58,8 +58,7 @@ class PipelineNetwork(nn.Module):
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         told: dict[str, Any] = {}
         if y is not None:
-            text = hasattr(self.unet.config, "cross_attention_dim")
-            told["encoder_hidden_states" if text else "class_labels"] = y
+            told["encoder_hidden_states"] = y.to(x_t)
         if self.low is not None:
             low = self.low.to(x_t).repeat(len(x_t) // len(self.low), 1, 1, 1)  # guidance doubles the batch
             x_t = torch.cat([x_t, low], dim=1)
@@ -76,7 +75,8 @@ class Pretrained(Denoiser):
     Args:
         pipeline: with a unet, a scheduler with betas, and a text encoder if it is asked by prompts.
         negative_prompt: what guidance leads away from.
-        unconditional: its text embeddings (1, L, D), where the pipeline has no text encoder to make them.
+        unconditional: text embeddings (1, L, D) of what guidance leads away from, where the pipeline has no
+            text encoder to make them.
         low, noise_level: as in ``PipelineNetwork``.
 
     Raises:
@@ -93,7 +93,9 @@ class Pretrained(Denoiser):
     ):
         scheduler, unet = getattr(pipeline, "scheduler", None), getattr(pipeline, "unet", None)
         prediction = getattr(getattr(scheduler, "config", None), "prediction_type", "epsilon")
-        if unet is None or not hasattr(scheduler, "alphas_cumprod") or prediction not in PREDICTIONS:
+        latent = any(hasattr(pipeline, name) for name in ("vae", "vqvae", "movq"))
+        fits = unet is not None and hasattr(scheduler, "alphas_cumprod") and prediction in PREDICTIONS
+        if latent or not fits:
             raise ConfigError(
                 f"{type(pipeline).__name__} is no pipeline of a U-Net in pixel space and a scheduler with "
                 "betas: choose another model.path"
@@ -102,22 +104,23 @@ class Pretrained(Denoiser):
             PipelineNetwork(unet, low, noise_level), PipelineSchedule(scheduler), PREDICTIONS[prediction]()
         )
         self.pipeline = pipeline
-        self.negative_prompt = negative_prompt
-        self.unconditional = unconditional
+        # Made at once: made later, it would bring an offloaded text encoder back beside the U-Net.
+        self.unconditional = self._embed(negative_prompt) if unconditional is None else unconditional
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image, (C, H, W)."""
         config = self.network.unet.config
         channels = config.in_channels if self.network.low is None else config.in_channels // 2
-        return channels, config.sample_size, config.sample_size
+        size = config.sample_size
+        return channels, *((size, size) if isinstance(size, int) else size)
 
     @property
     def conditional(self) -> bool:
-        return self.unconditional is not None or getattr(self.pipeline, "text_encoder", None) is not None
+        return self.unconditional is not None
 
     def encode(self, asked: str | None) -> Tensor | None:
-        """Text embeddings (1, L, D) of a prompt; None: of the negative prompt.
+        """Text embeddings (1, L, D) of a prompt; None: of an empty one.
 
         Raises:
             ConfigError: a prompt for a model without a text encoder, or something other than a prompt.
@@ -128,16 +131,15 @@ class Pretrained(Denoiser):
             return None
         if asked is not None and not isinstance(asked, str):
             raise ConfigError(f"{asked!r} is asked for, but this model takes prompts: choose a text")
-        if asked is not None:
-            return self._embed(asked)
-        if self.unconditional is None:
-            self.unconditional = self._embed(self.negative_prompt)
-        return self.unconditional
+        return self._embed(asked or "")
 
     def null(self, y: Tensor) -> Tensor:
-        return self.encode(None).to(y).expand_as(y)
+        """Text embeddings shaped like y of the negative prompt."""
+        return self.unconditional.to(y).expand_as(y)
 
-    def _embed(self, prompt: str) -> Tensor:
+    def _embed(self, prompt: str) -> Tensor | None:
+        if getattr(self.pipeline, "text_encoder", None) is None:
+            return None
         return self.pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)[0]
 
 
@@ -148,23 +150,38 @@ class Upscaler:
     the noise level.
 
     Args:
-        pipeline: of the second model.
+        first: pipeline of the model whose images it scales up.
+        pipeline: of its own model.
         sampler: how to walk from noise to image.
         guidance: scale of guidance.
         noise_level: published index of the noise, from 0.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, sampler: Sampler, guidance: float, noise_level: int):
-        check_whole_number(
-            "model.upscaler.noise_level", noise_level, 0, len(pipeline.scheduler.alphas_cumprod) - 1
-        )
+    def __init__(
+        self,
+        first: DiffusionPipeline,
+        pipeline: DiffusionPipeline,
+        sampler: Sampler,
+        guidance: float,
+        noise_level: int,
+    ):
+        self.noising = PipelineSchedule(pipeline.image_noising_scheduler)
+        check_whole_number("model.upscaler.noise_level", noise_level, 0, self.noising.steps - 1)
+        sampler.times(PipelineSchedule(pipeline.scheduler))
+        self.first = first
         self.pipeline = pipeline
         self.sampler = sampler
         self.guidance = guidance
         self.noise_level = noise_level
 
     def __call__(
-        self, x: Tensor, images: Sequence[int], seed: int, y: Tensor, unconditional: Tensor
+        self,
+        x: Tensor,
+        images: Sequence[int],
+        seed: int,
+        y: Tensor,
+        unconditional: Tensor,
+        after_step: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """Images (B, C, H, W) to (B, C, 4 H, 4 W).
 
@@ -174,16 +191,18 @@ class Upscaler:
             seed: of the noise.
             y: text embeddings of their prompts, (B, L, D).
             unconditional: those of what guidance leads away from, (1, L, D).
+            after_step: as in ``Sampler``.
         """
+        self.first.maybe_free_model_hooks()  # an offloaded U-Net makes room
         size = self.pipeline.unet.config.sample_size
         big = F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
         noise = ImageNoise(key_to_seed(seed, "upscale"), images, big.shape[1:], x.device)
         start = noise()
-        schedule = PipelineSchedule(self.pipeline.scheduler)
-        t = torch.tensor((self.noise_level + 1) / schedule.steps, dtype=torch.float64)
-        low = schedule.noised(big, noise(), t)
+        t = torch.tensor((self.noise_level + 1) / self.noising.steps, dtype=torch.float64)
+        low = self.noising.noised(big, noise(), t)
         denoiser = Pretrained(self.pipeline, "", unconditional, low, self.noise_level)
-        return self.sampler(guide(denoiser, self.guidance, (0, 1), 0), start, y, noise)
+        guided = guide(denoiser, self.guidance, (0, 1), 0)
+        return self.sampler(guided, start, y, noise, after_step=after_step)
 
 
 def load_pipeline(
@@ -215,14 +234,14 @@ def load_pipeline(
         raise ConfigError(f"model.dtype is {dtype}: choose float32, float16 or bfloat16")
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            path, torch_dtype=getattr(torch, dtype), variant=variant, **options
+            path, dtype=getattr(torch, dtype), variant=variant, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         why = " ".join(str(error).split())[:300]
         what = "folder" if Path(path).exists() else "folder or model of the Hugging Face hub"
         raise ConfigError(
-            f"model.path is {path}, a {what} that can't be loaded ({why}): give the folder of a pipeline, or "
-            "log in to the hub and accept the model's licence"
+            f"model.path is {path}, a {what} that can't be loaded ({why}): give the folder of a pipeline; or "
+            "be online and logged in to the hub, with the model's licence accepted"
         ) from None
     if not offload:
         return pipeline.to(device)

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of keys: nothing to save, nothing to restore."""
+"""Random numbers as pure functions of keys: nothing to save, nothing to restore. And noise between noises."""
 
 import hashlib
 from collections.abc import Sequence
@@ -43,3 +43,21 @@ class ImageNoise:
         return torch.stack(
             [torch.randn(self.shape, generator=g, dtype=torch.float32) for g in self.generators]
         ).to(self.device)
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """From noise a to noise b along the sphere, so that all between are as long (Shoemake 1985).
+
+    Args:
+        a, b: noises, (B, C, H, W) or (1, C, H, W).
+        weight: of b, (B,) in [0, 1].
+
+    Returns:
+        (B, C, H, W).
+    """
+    weight = weight.to(a)
+    cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
+    angle = cosine.acos().clamp(min=1e-6)
+    shares = torch.stack([(1 - weight) * angle, weight * angle]).sin() / angle.sin()
+    of_a, of_b = shares.reshape(2, -1, *[1] * (a.ndim - 1))
+    return of_a * a + of_b * b

@@ -1,6 +1,7 @@
 """What the sampling command does."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def sample(cfg: DictConfig) -> list[Path]:
             f"stopped with {len(finished)} of {cfg.n} images; the same command with out={out} goes on",
             file=sys.stderr,
         )
-        sys.exit(130)
+        raise
     paths = write(cfg, finished.images()[: cfg.n], y)
     finished.remove()
     return paths
@@ -52,34 +53,47 @@ def sample(cfg: DictConfig) -> list[Path]:
 
 def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:
     """The images that aren't finished yet, batch by batch, and the film of the first batch."""
-    denoiser, sampler = loaded.denoiser, loaded.sampler
-    batches = torch.arange(len(finished), cfg.n).split(cfg.batch_size) if len(finished) < cfg.n else []
+    steps = loaded.sampler.steps + (loaded.upscaler.sampler.steps if loaded.upscaler else 0)
     with Progress(transient=True) as progress:
-        done, total = -(-len(finished) // cfg.batch_size), -(-cfg.n // cfg.batch_size)
-        task = progress.add_task("sampling", total=total * sampler.steps, completed=done * sampler.steps)
-        for images in batches:
-            frames = Frames(sampler.steps, cfg.gif_frames if cfg.gif and images[0] == 0 else 0)
+        task = progress.add_task("sampling", total=cfg.n * steps, completed=len(finished) * steps)
+        for first in range(len(finished), cfg.n, cfg.batch_size):
+            images = range(first, min(first + cfg.batch_size, cfg.n))
+            film = Frames(loaded.sampler.steps, cfg.gif_frames if cfg.gif and first == 0 else 0)
 
-            def after_step(x_s: Tensor, s: Tensor, visit: Visit, frames=frames) -> Tensor:
-                progress.advance(task)
-                return frames(x_s)
+            def count(x_s: Tensor, s: Tensor, visit: Visit, n: int = len(images)) -> Tensor:
+                progress.advance(task, n)
+                return x_s
 
-            y_batch = None if y is None else y[images % len(y)].to(loaded.device)
-            numbers = images.tolist()
-            x = generate(
-                sampler, denoiser, numbers, loaded.shape, cfg.seed, y_batch, loaded.device, after_step
-            )
-            if loaded.upscaler is not None:
-                x = loaded.upscaler(x, numbers, cfg.seed, y_batch, denoiser.encode(None))
-            if frames.frames:
-                save_film(cfg, frames.frames)
+            x = make_batch(loaded, images, cfg.seed, y, film, count)
+            if film.frames:
+                save_film(cfg, film.frames)
             finished.add(to_uint8(x).cpu())
+
+
+def make_batch(
+    loaded: Loaded, images: range, seed: int, y: Tensor | None, film: "Frames", count: Callable[..., Tensor]
+) -> Tensor:
+    """The images of these numbers, (B, C, H, W)."""
+    y = None if y is None else y[torch.tensor(images) % len(y)].to(loaded.device)
+    x = generate(
+        loaded.sampler,
+        loaded.denoiser,
+        images,
+        loaded.shape,
+        seed,
+        y,
+        loaded.device,
+        after_step=lambda x_s, s, visit: count(film(x_s), s, visit),
+    )
+    if loaded.upscaler is None:
+        return x
+    return loaded.upscaler(x, images, seed, y, loaded.denoiser.null(y[:1]), after_step=count)
 
 
 def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
     """All that an image depends on, but for its number."""
     guidance = ("guidance", "guidance_interval", "guidance_rescale")
-    keys = ("model", "y", "prompt", "negative_prompt", "seed", *guidance)
+    keys = ("y", "prompt", "negative_prompt", "seed", *guidance)
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     return {"weights": loaded.identity, **chosen, **sampler}
@@ -130,6 +144,8 @@ def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
 
 def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:
     """What the images are asked to be, in turn: labels (K,), or the text embeddings (K, L, D) of prompts."""
+    if cfg.prompt is not None and cfg.y != "all":
+        raise ConfigError(f"y is {cfg.y} and prompt {cfg.prompt}: leave one out")
     if cfg.prompt is None:
         if denoiser.conditional and denoiser.num_classes == 0:
             raise ConfigError('prompt is missing: give prompt="...", or a list of prompts')

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.base import Clip, Sampler
 
 VARIANCES = ("small", "large", "learned")
 
@@ -28,7 +28,7 @@ class Ancestral(Sampler):
         variance: "small", "large" or "learned".
     """
 
-    def __init__(self, steps: int = 1000, clip: bool = False, grid: str = "uniform", variance: str = "small"):
+    def __init__(self, steps: int = 1000, clip: Clip = False, grid: str = "uniform", variance: str = "small"):
         super().__init__(steps, clip, grid)
         if variance not in VARIANCES:
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")

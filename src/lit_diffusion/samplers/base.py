@@ -15,6 +15,7 @@ from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.schedules import Schedule
 
+Clip = bool | tuple[float, float]
 HISTORY = 3  # visits that a sampler can look back on
 
 
@@ -39,10 +40,11 @@ class Sampler(ABC):
         grid: how the times of the steps are spaced, one of ``GRIDS``.
     """
 
-    def __init__(self, steps: int, clip: bool | tuple[float, float] = False, grid: str = "uniform"):
+    def __init__(self, steps: int, clip: Clip = False, grid: str = "uniform"):
         check_whole_number("sampler.steps", steps, least=1)
         if grid not in GRIDS:
             raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(GRIDS)}")
+        check_clip(clip)
         self.steps = steps
         self.clip = clip
         self.grid = grid
@@ -90,7 +92,7 @@ class Sampler(ABC):
         Args:
             denoiser: (x_t, t, y) -> Estimate, with a schedule.
             x_t: where to start, (B, C, H, W): noise, if times start at 1.
-            y: labels (B,), or None.
+            y: labels (B,), a text model's embeddings (B, L, D), or None.
             noise: draws the noise that stochastic samplers add; standard normal if None.
             times: times to visit instead of the sampler's own grid. Where they go up again, the noise
                 of the path between is added (Lugmayr et al. 2022, RePaint, algorithm 1).
@@ -121,3 +123,19 @@ class Sampler(ABC):
         if isinstance(self.clip, bool):
             return Clipped(denoiser) if self.clip else denoiser
         return Thresholded(denoiser, *self.clip)
+
+
+def check_clip(clip: object) -> None:
+    """ConfigError unless an estimate can be clipped so."""
+    if isinstance(clip, bool):
+        return
+    try:
+        quantile, most = clip
+        if 0 < quantile < 1 <= most:
+            return
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"sampler.clip is {clip}: choose true or false, or a quantile inside (0, 1) and a limit of 1 or "
+        "more, such as [0.95, 1.5]"
+    )

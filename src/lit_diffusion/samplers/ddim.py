@@ -1,7 +1,7 @@
 """Denoising diffusion implicit models."""
 
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.base import Clip, Sampler
 
 
 class DDIM(Sampler):
@@ -18,7 +18,7 @@ class DDIM(Sampler):
         eta: share of fresh noise, in [0, 1].
     """
 
-    def __init__(self, steps: int = 50, clip: bool = False, grid: str = "uniform", eta: float = 0.0):
+    def __init__(self, steps: int = 50, clip: Clip = False, grid: str = "uniform", eta: float = 0.0):
         super().__init__(steps, clip, grid)
         if not 0 <= eta <= 1:
             raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lit_diffusion.samplers.base import Clip
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 
 
@@ -18,7 +19,7 @@ class UniPC(DPMpp2M):
         clip, grid: as in ``Sampler``.
     """
 
-    def __init__(self, steps: int = 20, clip: bool = False, grid: str = "uniform"):
+    def __init__(self, steps: int = 20, clip: Clip = False, grid: str = "uniform"):
         super().__init__(steps, clip, grid)
 
     def step(self, x_t, t, s, history, denoiser, noise):
