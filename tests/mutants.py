@@ -149,6 +149,12 @@ MUTANTS = {
     "hybrid: bands exchanged": Mutant(
         "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", HYBRIDS
     ),
+    "upscaler: noised by the table of its steps": Mutant(
+        "pretrained.py",
+        "PipelineSchedule(pipeline.image_noising_scheduler)",
+        "PipelineSchedule(pipeline.scheduler)",
+        "test_pretrained.py::test_stage_2_is_theirs",
+    ),
     "average: decay the wrong way round": Mutant(
         "callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"
     ),

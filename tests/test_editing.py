@@ -97,7 +97,7 @@ def test_a_hybrids_bands_are_each_ones(denoiser, low, high):
         assert (TRAIN_LABELS[distances.argmin(1)] == label).double().mean() > 0.95
 
 
-def test_a_hybrid_of_gaussians_has_each_ones_band(monkeypatch):
+def test_a_hybrid_of_gaussians_has_each_ones_band():
     """In closed form: for data N(a, s^2) and N(b, s^2) it is N(blur(a) + b - blur(b), s^2)."""
     a, b = to_float(TEST[:2]).double().split(1)
     parts = []
@@ -228,6 +228,22 @@ def test_a_walk_between_noises_does_not_jump_with_a_stochastic_sampler(denoiser)
     _, made = edits.interpolate(shaky, first=3, second=3, n=3, rows=1)
     assert torch.equal(made, edits.interpolate(again, first=3, second=3, n=3, rows=1)[1])
     torch.testing.assert_close(made[3], made[5])  # from one noise, one digit
+
+
+class Echo(DDIM):
+    """Makes an image of the noise that its step draws."""
+
+    def step(self, x_t, t, s, history, denoiser, noise):
+        return noise()
+
+
+def test_a_walk_between_noises_draws_noise_of_its_own(denoiser):
+    echo = Studio(denoiser, Echo(1), SHAPE, 0, torch.device("cpu"), lambda: None)
+    _, made = edits.interpolate(echo, first=3, second=8, n=2, rows=1)
+    noise = ImageNoise(0, [0], SHAPE)
+    start, second = noise(), noise()
+    assert not torch.equal(start, second)
+    torch.testing.assert_close(made, second.expand(4, *SHAPE))
 
 
 @pytest.mark.parametrize("mask, share", {"centre": 0.25, "left_half": 0.5, "top_half": 0.5}.items())

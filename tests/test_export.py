@@ -217,9 +217,9 @@ def test_the_ddim_pipeline_itself(saved, exported, tmp_path):
     assert_same(theirs * 2 - 1, ours)
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_a_ddpm_pipeline_samples_what_ancestral_does(saved, exported, tmp_path, variance):
-    sampler = ["sampler=ancestral", f"sampler.variance={variance}"]
+@pytest.mark.parametrize("variance, clip", [("small", True), ("large", True), ("small", [0.95, 1.5])])
+def test_a_ddpm_pipeline_samples_what_ancestral_does(saved, exported, tmp_path, variance, clip):
+    sampler = ["sampler=ancestral", f"sampler.variance={variance}", f"sampler.clip={clip}"]
     ckpt = saved("schedule=linear", "schedule.steps=20", *sampler)
     exported(ckpt, "format=diffusers")
     pipeline = DDPMPipeline.from_pretrained(tmp_path)
@@ -227,7 +227,7 @@ def test_a_ddpm_pipeline_samples_what_ancestral_does(saved, exported, tmp_path, 
     generator = torch.Generator().manual_seed(2)
     theirs = their_samples(pipeline.scheduler, pipeline.unet, start(), generator=generator)
     generator.manual_seed(2)
-    ancestral = Ancestral(20, clip=True, variance=variance)
+    ancestral = Ancestral(20, clip=clip, variance=variance)
 
     def noise():
         return torch.randn(3, *SHAPE, generator=generator)
@@ -238,6 +238,7 @@ def test_a_ddpm_pipeline_samples_what_ancestral_does(saved, exported, tmp_path, 
 
 def test_flow_match_euler_samples_what_ddim_does(saved, exported, tmp_path):
     """Between the same times; theirs would begin at t = 1 itself."""
+    exported(saved("schedule=linear"), "format=diffusers")  # in the same folder, and no trace of it stays
     ckpt = saved("schedule=flow")
     files = exported(ckpt, "format=diffusers")
     assert [p.parent.name for p in files] == ["scheduler", "unet", "unet"]
@@ -247,6 +248,18 @@ def test_flow_match_euler_samples_what_ddim_does(saved, exported, tmp_path):
     scheduler.set_timesteps(sigmas=denoiser.schedule.times(10)[:-1].tolist())
     theirs = their_samples(scheduler, unet, start())
     assert_same(theirs, DDIM(10, clip=False)(denoiser, start()))
+
+
+def test_an_exported_folder_is_a_pretrained_model(saved, exported, config, tmp_path):
+    ckpt = saved("schedule=linear", "sampler.clip=true")
+    exported(ckpt, "format=diffusers", f"out={tmp_path}/folder")
+    images = []
+    for source in ([f"ckpt={ckpt}"], ["model=pretrained", f"model.path={tmp_path}/folder"]):
+        options = ["sampler=ddim", "steps=5", "n=4", "rows=2", "npz=true", "gif=false"]
+        _, npz = sample(config(*source, *options, config_name="sample"))
+        images.append(np.load(npz)["images"].astype(int))
+    assert images[0].std() > 10
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 @torch.no_grad()

@@ -49,12 +49,13 @@ def theirs(pipeline, *args, **options):
 @pytest.mark.parametrize("guidance", [1.0, 7.0])
 def test_stage_1_is_theirs(folders, steps, guidance):
     pipeline = in_float64(IFPipeline.from_pretrained(folders[0]))
-    asked = {"negative_prompt": "rainy day"} if guidance > 1 else {}
-    expected = theirs(pipeline, CAT, num_inference_steps=steps, guidance_scale=guidance, **asked)
+    asked = {"negative_prompt": ["rainy day"] * 2} if guidance > 1 else {}
+    expected = theirs(pipeline, [CAT, "a dog"], num_inference_steps=steps, guidance_scale=guidance, **asked)
     denoiser = Pretrained(pipeline, "rainy day")
     sampler = Ancestral(steps, clip=(0.95, 1.5), variance="learned")
-    noise = same_noise(1, 3, 16, 16)
-    ours = sampler(Guided(denoiser, guidance), noise(), denoiser.encode(CAT), noise)
+    noise = same_noise(2, 3, 16, 16)
+    y = torch.cat([denoiser.encode(prompt) for prompt in (CAT, "a dog")])
+    ours = sampler(Guided(denoiser, guidance), noise(), y, noise)
     torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
     assert expected.std() > 0.2
 
@@ -163,7 +164,10 @@ def test_editing_by_prompts(deepfloyd, tmp_path, name, asked):
         deepfloyd("edit", f"edit={name}", f"input={tmp_path}/mine.png", "guidance=3", "dpi=40", *asked)
     )
     assert figure.name == f"{name}.png"
-    assert len(Image.open(result).getcolors(100_000)) > 50
+    before = Image.open(result).tobytes()
+    other = [option.replace("cat", "temple").replace("rainy", "high") for option in asked]
+    given = [f"edit={name}", f"input={tmp_path}/mine.png", "guidance=3", "dpi=40", *other]
+    assert Image.open(edit(deepfloyd("edit", *given))[1]).tobytes() != before
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,40 @@ def test_editing_by_prompts(deepfloyd, tmp_path, name, asked):
 def test_mistakes(deepfloyd, command, overrides, says):
     with pytest.raises(ConfigError, match=says):
         command(deepfloyd(command.__name__, *overrides))
+
+
+def test_nothing_asked_is_not_the_negative_prompt(folders):
+    denoiser = Pretrained(IFPipeline.from_pretrained(folders[0]), "rainy day")
+    assert torch.equal(denoiser.encode(None), denoiser.encode(""))
+    assert torch.equal(denoiser.null(denoiser.encode(CAT)), denoiser.encode("rainy day"))
+    assert not torch.equal(denoiser.encode(""), denoiser.encode("rainy day"))
+
+
+def test_half_precision_runs_with_a_path_in_full(folders):
+    pipeline = IFPipeline.from_pretrained(folders[0], dtype=torch.bfloat16)
+    denoiser = Guided(Pretrained(pipeline), 3.0)
+    x_t = torch.randn(2, 3, 16, 16, generator=torch.manual_seed(0))
+    x = Ancestral(4, clip=True, variance="learned")(denoiser, x_t, denoiser.encode(CAT).expand(2, -1, -1))
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+
+
+def test_the_tutorials_prompts_compose(config):
+    prompts = config("experiment=deepfloyd/prompts", config_name="sample")
+    assert len(prompts.prompt) == prompts.n == 3
+    assert (prompts.seed, prompts.steps, prompts.model.upscaler.sampler.steps) == (100, 20, 20)
+    temple = config("experiment=deepfloyd/temple_100", config_name="sample")
+    assert (temple.steps, temple.model.upscaler.sampler.steps) == (100, 100)
+    assert config("experiment=deepfloyd/high_quality_photo", config_name="sample").model.upscaler is None
+    rainy = config("experiment=deepfloyd/rainy_day", "input=x.png", config_name="edit")
+    assert (rainy.edit.y, rainy.edit.starts[:2], rainy.seed) == ("a rainy day", [1, 3], 100)
+
+
+def test_pipelines_of_latents_are_refused(folders):
+    pipeline = IFPipeline.from_pretrained(folders[0])
+    pipeline.vae = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="no pipeline of a U-Net in pixel space"):
+        Pretrained(pipeline)
 
 
 def test_more_mistakes(config, tmp_path):

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lit_diffusion.diffusers_unet  # noqa: F401, so that folders exported from here load too
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.guidance import guide
