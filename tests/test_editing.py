@@ -207,7 +207,7 @@ def test_one_step_compares(studio):
     error = float((once.clamp(-1, 1) - x).square().mean())
     expected = 10 * torch.log10(torch.tensor(4 / error))
     captions = [axes.get_xlabel() for axes in figure.axes]
-    assert captions[3] == f"{float(expected):.1f} dB"
+    assert captions[3] == f"PSNR {float(expected):.1f} dB"
     assert captions[0] == ""
 
 
@@ -264,6 +264,9 @@ def test_masks_at_random_and_from_a_picture(studio, tmp_path):
     picture.paste(255, (0, 0, 56, 14))
     picture.save(tmp_path / "mask.png")
     where = edits.find_mask(str(tmp_path / "mask.png"), studio)
+    Image.new("RGBA", (28, 28)).save(tmp_path / "nothing.png")
+    with pytest.raises(ConfigError, match="black all over"):
+        edits.find_mask(str(tmp_path / "nothing.png"), studio)
     assert where[0, 0, :7].all()
     assert not where[0, 0, 7:].any()
 
@@ -276,6 +279,11 @@ def test_pictures_are_read_as_the_model_wants_them(tmp_path):
     assert x.shape == (1, 1, 28, 28)
     assert x[..., :12].max() < -0.9
     assert x[..., 16:].min() > 0.9
+    assert load_png(tmp_path / "mine.png", (1, 28, 28), transparent="black").max() < -0.9
+    Image.linear_gradient("L").convert("I;16").point(lambda v: v * 257).save(tmp_path / "deep.png")
+    assert Image.open(tmp_path / "deep.png").mode.startswith("I")
+    deep = load_png(tmp_path / "deep.png", (1, 28, 28))[0, 0, :, 0]
+    torch.testing.assert_close(deep, torch.linspace(-1, 1, 28), atol=0.06, rtol=0)
     assert load_png(tmp_path / "mine.png", (3, 8, 8)).shape == (1, 3, 8, 8)
     (tmp_path / "no.png").write_text("not a picture")
     for wrong in ("no.png", "missing.png"):
@@ -288,7 +296,7 @@ def edited(config, tmp_path):
     """edited(*overrides): what the command writes, of a small model of labels that has learnt little."""
     options = ["trainer=debug", "model.num_classes=10", "optimizer.lr=1e-2", "callbacks.samples=null"]
     train(config(*options, *TINY["small_unet"]))
-    given = [f"ckpt={tmp_path}/checkpoints/last.ckpt", "dpi=40", "steps=21", "guidance=2"]
+    given = [f"ckpt={tmp_path}/checkpoints/last.ckpt", "dpi=40", "sampler.steps=21", "guidance=2"]
     return lambda *overrides: edit(config(*given, *overrides, config_name="edit"))
 
 
@@ -320,13 +328,23 @@ def test_a_drawing_of_ones_own_inverted(edited, tmp_path):
 @pytest.mark.parametrize(
     "overrides, says",
     [
-        (["edit=sdedit", "edit.starts=[21]"], "edit.starts is"),
+        (["edit=sdedit", "edit.starts=[21]"], "edit.starts is 21"),
         (["edit=sdedit", "edit.starts=[]"], "edit.starts is"),
         (["edit=sdedit", "edit.y=11"], "11 is asked for"),
         (["edit=sdedit", "edit.y=cat"], "'cat' is asked for"),
         (["edit=sdedit", "image=1000"], "image is 1000"),
         (["edit=sdedit", "image=one"], "image is one"),
         (["edit=sdedit", "input=nowhere.png"], "nowhere.png is no picture"),
+        (["edit=sdedit", "edit.y=true"], "True is asked for"),
+        (["edit=sdedit", "image=[]"], "image is an empty list"),
+        (["edit=one_step", "image=[0,1]"], "takes one"),
+        (["edit=one_step", "invert=true"], "invert is true"),
+        (["edit=one_step", "input=[a.png,b.png]"], "is no picture"),
+        (["edit=one_step", "edit.times=high"], "edit.times is"),
+        (["edit=hybrid", "edit.sigma=wide"], "edit.sigma wide"),
+        (["edit=inpaint", "edit.mask=3"], "edit.mask is 3"),
+        (["edit=inpaint", "edit.mask=null"], "edit.mask is None"),
+        ([], "edit is missing"),
         (["edit=inpaint", "edit.mask=diagonal"], "edit.mask is 'diagonal'"),
         (["edit=inpaint", "edit.times_over=0"], "edit.times_over is 0"),
         (["edit=inpaint", "edit.steps=0"], "edit.steps is 0"),

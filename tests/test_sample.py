@@ -7,6 +7,7 @@ from PIL import Image
 
 from lit_diffusion import sampling
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.finished import Finished
 from lit_diffusion.loading import build_sampler
 from lit_diffusion.sampling import labels, sample
 from lit_diffusion.training import train
@@ -102,7 +103,7 @@ def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path
         f"stopped with 10 of 12 images; the same command with out={tmp_path}/again" in capsys.readouterr().err
     )
     left = sorted(path.name for path in (tmp_path / "again" / "finished").iterdir())
-    assert left == ["000000000.npy", "000000005.npy", "settings.json"]
+    assert left == ["000000000.npy", "000000005.npy", "lock", "settings.json", "trajectory.gif"]
 
     for change in ("seed=1", "guidance=3", "y=7", "sampler.variance=large", "steps=3"):
         with pytest.raises(
@@ -140,6 +141,42 @@ def test_what_failed_before_its_first_image_stands_in_nobodys_way(trained, sampl
     with pytest.raises(ConfigError, match="learnt none"):
         sampled(ckpt, "sampler=ancestral_learned", out)
     assert sampled(ckpt, "sampler=ancestral", out)[0].is_file()
+
+
+def test_what_is_left_of_a_sampling_is_not_trusted_blindly(trained, sampled, stopped, tmp_path):
+    """A file that is missing is made again, and images of unknown settings are refused."""
+    ckpt, out = trained(), ["gif=false", "npz=true", "batch_size=4", f"out={tmp_path}/here"]
+    whole = sampled(ckpt, *out)[1].read_bytes()
+    stopped(2, MemoryError())
+    with pytest.raises(MemoryError):
+        sampled(ckpt, *out)
+    finished = tmp_path / "here" / "finished"
+    (finished / "000000000.npy").unlink()
+    assert sampled(ckpt, *out)[1].read_bytes() == whole
+    stopped(2, MemoryError())
+    with pytest.raises(MemoryError):
+        sampled(ckpt, *out)
+    (finished / "settings.json").unlink()
+    with pytest.raises(ConfigError, match="a part of other images"):
+        sampled(ckpt, *out)
+
+
+def test_two_samplings_do_not_share_a_folder(tmp_path):
+    with Finished(tmp_path / "finished", {}) as first:
+        with (
+            pytest.raises(ConfigError, match="another sampling is writing"),
+            Finished(tmp_path / "finished", {}),
+        ):
+            pass
+        first.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_an_earlier_sampling_do_not_stay_beside_the_new_ones(trained, sampled, tmp_path):
+    ckpt = trained()
+    assert len(sampled(ckpt, "npz=true", "seed=1")) == 3
+    (grid,) = sampled(ckpt, "gif=false")
+    assert {p.name for p in grid.parent.glob("*.*")} == {"grid.png"}
 
 
 def test_a_grid_of_some_of_many(trained, sampled):

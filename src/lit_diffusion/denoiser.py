@@ -70,7 +70,8 @@ class Denoiser(nn.Module):
         Raises:
             ConfigError: the model doesn't know the label.
         """
-        if asked is not None and not (isinstance(asked, int) and 0 <= asked < self.num_classes):
+        label = isinstance(asked, int) and not isinstance(asked, bool) and 0 <= asked < self.num_classes
+        if asked is not None and not label:
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
             raise ConfigError(f"{asked!r} is asked for, but this model knows {known}: choose null for none")
         if self.num_classes == 0:

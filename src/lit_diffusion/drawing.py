@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_diffusion.errors import check_installed, check_whole_number
+from lit_diffusion.errors import check_chosen, check_installed, check_whole_number
 from lit_diffusion.images import make_folder
 
 
@@ -18,6 +18,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     Raises:
         ConfigError: matplotlib is missing, or what the figure needs.
     """
+    check_chosen(cfg, "figure")
     check_installed("figures need", ["matplotlib"], extra="figures")
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from lit_diffusion.data.datamodule import validation_images
-from lit_diffusion.errors import ConfigError, check_installed, check_whole_number
+from lit_diffusion.errors import ConfigError, check_chosen, check_installed, check_whole_number
 from lit_diffusion.images import grid, load_png, make_folder, save_png
 from lit_diffusion.loading import Loaded, load
 
@@ -23,6 +23,7 @@ def edit(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: matplotlib is missing, or anything that the edit can't work with.
     """
+    check_chosen(cfg, "edit")
     check_installed("edits need", ["matplotlib"], extra="figures")
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     check_whole_number("dpi", cfg.dpi, 10, 1000)
@@ -54,10 +55,10 @@ def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
         raise ConfigError("invert is true, but only a picture of your own is inverted: give input=PATH")
     if loaded.config is None:
         raise ConfigError("input is missing: give input=PATH, a picture to edit")
-    numbers = cfg.image if isinstance(cfg.image, ListConfig) else [cfg.image]
-    for number in numbers:
-        check_whole_number("image", number, least=0)
+    numbers = list(cfg.image) if isinstance(cfg.image, ListConfig) else [cfg.image]
     data = instantiate(loaded.config.data, _convert_="all")
-    if max(numbers) >= data.val_size:
-        raise ConfigError(f"image is {cfg.image}: choose numbers from 0 to {data.val_size - 1}")
-    return validation_images(data, max(numbers) + 1)[list(numbers)]
+    if not numbers:
+        raise ConfigError("image is an empty list: choose at least one number")
+    for number in numbers:
+        check_whole_number("image", number, 0, data.val_size - 1)
+    return validation_images(data, max(numbers) + 1)[numbers]

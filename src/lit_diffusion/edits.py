@@ -15,6 +15,7 @@ from lit_diffusion import rng
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.denoiser import Labelled
 from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.guidance import is_number
 from lit_diffusion.images import load_png
 from lit_diffusion.plots import labelled
 from lit_diffusion.rng import ImageNoise, slerp
@@ -69,10 +70,19 @@ class Studio:
         """From x_t to images, (B, C, H, W), on the CPU."""
         return self.sampler(denoiser, x_t.to(self.device), noise=noise, **options).cpu()
 
+    def one_input(self) -> Tensor:
+        """The image to edit, (1, C, H, W)."""
+        x = self.inputs()
+        if len(x) > 1:
+            raise ConfigError(f"image names {len(x)} images, but this edit takes one: choose one")
+        return x
+
     def film(self, steps: int) -> Film:
         """A hook that keeps so many estimates, evenly spread over the way from noise."""
         check_whole_number("edit.steps", steps, least=1)
-        return Film(self.times, torch.linspace(1, 0, steps + 1)[:-1].tolist())
+        visits = self.times[:-1]
+        shown = torch.linspace(0, len(visits) - 1, min(steps, len(visits))).round().long()
+        return Film(visits, visits[shown].tolist())
 
     def sample(self, denoiser: nn.Module, n: int, steps: int) -> tuple[Tensor, Film]:
         """n images from noise, and a film of how they came about."""
@@ -85,20 +95,21 @@ class Studio:
 
 
 def one_step(
-    studio: Studio, times: Sequence[float], kernel_size: int, sigma: float, y: Asked
+    studio: Studio, times: float | Sequence[float], kernel_size: int, sigma: float, y: Asked
 ) -> tuple[Figure, Tensor]:
     """Sections 1.1 to 1.4: noise an image; blur it, estimate it in one step, denoise it step by step.
 
     Args:
-        studio: with one input or several, of which the first is used.
+        studio: with one input.
         times: of the noise, one row each.
         kernel_size, sigma: of the blur, in pixels.
         y: condition.
     """
     check_blur(kernel_size, sigma, studio.shape)
-    if not times or not all(0 < time <= 1 for time in times):
-        raise ConfigError(f"edit.times is {list(times)}: choose times above 0, up to 1")
-    x = studio.inputs()[:1]
+    times = as_list(times)
+    if not times or not all(is_number(time) and 0 < time <= 1 for time in times):
+        raise ConfigError(f"edit.times is {times}: choose times above 0, up to 1")
+    x = studio.one_input()
     denoiser = studio.asked_for(y)
     eps = studio.noise(1)().cpu()
     rows, captions = [], []
@@ -120,7 +131,7 @@ def one_step(
     return labelled(rows, columns, names, captions), torch.cat(rows)
 
 
-def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Tensor]:
+def sdedit(studio: Studio, starts: int | Sequence[int], y: Asked) -> tuple[Figure, Tensor]:
     """Section 1.7: noise images as far as times of the grid, and walk back from there (Meng et al. 2022).
 
     Args:
@@ -128,13 +139,11 @@ def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Ten
         starts: indices into the grid; 0 is pure noise, a larger one keeps more of the image.
         y: condition of the walk back.
     """
-    x = studio.inputs()
-    grid = studio.times
-    if not starts or not all(isinstance(i, int) and 0 <= i < len(grid) - 1 for i in starts):
-        raise ConfigError(
-            f"edit.starts is {list(starts)}: choose indices from 0 to {len(grid) - 2}, the grid having "
-            f"{len(grid) - 1} steps"
-        )
+    x, grid, starts = studio.inputs(), studio.times, as_list(starts)
+    if not starts:
+        raise ConfigError("edit.starts is an empty list: choose at least one index into the grid")
+    for start in starts:
+        check_whole_number("edit.starts", start, 0, len(grid) - 2)
     denoiser = studio.asked_for(y)
     columns = []
     for start in starts:
@@ -143,8 +152,8 @@ def sdedit(studio: Studio, starts: Sequence[int], y: Asked) -> tuple[Figure, Ten
         columns += [x_t, studio.walk(denoiser, x_t, noise, times=grid[start:])]
     edited = torch.stack(columns[1::2], dim=1)  # (B, starts, C, H, W)
     noised = torch.stack(columns[::2], dim=1)
-    rows = [row for k in range(len(x)) for row in ([*noised[k], None], [*edited[k], x[k]])]
-    names = [f"i = {i}\nt = {grid[i]:.2f}" for i in starts] + ["image"]
+    rows = [[x[k], *row] for k in range(len(x)) for row in (noised[k], edited[k])]
+    names = ["image", *[f"i = {i}\nt = {grid[i]:.2f}" for i in starts]]
     return labelled(rows, names, ["noised", "edited"] * len(x)), edited.flatten(0, 1)
 
 
@@ -154,7 +163,7 @@ def inpaint(
     """Section 1.7.2: paint a part of an image anew; the other pixels stay exactly as they are.
 
     Args:
-        studio: with one input or several, of which the first is used.
+        studio: with one input.
         mask: one of ``MASKS``, or the path of a PNG, white where the image is painted anew.
         times_over: how often each step is taken (RePaint); 1: once.
         n: paintings, each from noise of its own.
@@ -163,7 +172,7 @@ def inpaint(
     """
     check_whole_number("edit.times_over", times_over, least=1)
     check_whole_number("edit.n", n, least=1)
-    x = studio.inputs()[:1]
+    x = studio.one_input()
     where = find_mask(mask, studio)
     noise, film = studio.noise(n), studio.film(steps)
     keep = Inpaint(studio.schedule, x.to(studio.device), where.to(studio.device), noise)
@@ -260,17 +269,22 @@ def find_mask(mask: str, studio: Studio) -> Tensor:
     if mask in MASKS:
         down, right = ((torch.arange(n) + 0.5) / n for n in (height, width))
         return MASKS[mask](*torch.meshgrid(down, right, indexing="ij"))[None, None]
-    if not Path(mask).is_file():
+    if not isinstance(mask, str) or not Path(mask).is_file():
         raise ConfigError(
             f"edit.mask is {mask!r}: choose one of {', '.join([*MASKS, 'random'])}, or the path of a PNG"
         )
-    return load_png(mask, (1, height, width)) > 0
+    where = load_png(mask, (1, height, width), transparent="black") > 0
+    if not where.any():
+        raise ConfigError(f"edit.mask {mask} is black all over: make white what is to be painted anew")
+    return where
 
 
 def on_the_way(film: Film, before: Sequence[Column], after: Sequence[Column]) -> Figure:
     """A row for each image: what there was before, estimates of x on the way, and what came of it."""
     n = len(film.frames[0])
-    way = [(f"x at\nt = {t:.2f}", frame[:, 1]) for t, frame in zip(film.times, film.frames, strict=True)]
+    way = [
+        (f"estimate of x\nt = {t:.2f}", frame[:, 1]) for t, frame in zip(film.times, film.frames, strict=True)
+    ]
     names, columns = zip(*before, *way, *after, strict=True)
     cells = torch.stack([images.expand(n, *images.shape[1:]) for images in columns], dim=1)
     return labelled(list(cells), names)
@@ -279,7 +293,7 @@ def on_the_way(film: Film, before: Sequence[Column], after: Sequence[Column]) ->
 def check_blur(kernel_size: int, sigma: float, shape: tuple[int, int, int]) -> None:
     """ConfigError unless images of this shape can be blurred so."""
     odd = isinstance(kernel_size, int) and kernel_size % 2 == 1
-    if odd and 0 < kernel_size < 2 * min(shape[1:]) and sigma > 0:
+    if odd and 0 < kernel_size < 2 * min(shape[1:]) and is_number(sigma) and sigma > 0:
         return
     raise ConfigError(
         f"edit.kernel_size is {kernel_size} and edit.sigma {sigma}: choose an odd number of pixels, less "
@@ -292,6 +306,10 @@ def named(asked: Asked) -> str:
     return "nothing asked" if asked is None else textwrap.fill(str(asked), 16)
 
 
+def as_list(value: object) -> list:
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
 def psnr(image: Tensor, x: Tensor) -> str:
     """Peak signal-to-noise ratio of an image in [-1, 1]."""
-    return f"{peak_signal_noise_ratio(image.clamp(-1, 1), x, data_range=2.0):.1f} dB"
+    return f"PSNR {peak_signal_noise_ratio(image.clamp(-1, 1), x, data_range=2.0):.1f} dB"

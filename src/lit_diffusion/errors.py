@@ -1,7 +1,7 @@
 """The one exception that stands for a mistake its reader can mend, and the commonest of its checks."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class ConfigError(ValueError):
@@ -14,7 +14,12 @@ class ConfigError(ValueError):
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:
     """ConfigError unless the value is a whole number in its range."""
-    if isinstance(value, int) and least <= value and (most is None or value <= most):
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and least <= value
+        and (most is None or value <= most)
+    ):
         return
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{name} is {value}: choose a whole number {span}")
@@ -25,3 +30,9 @@ def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{what} {package}: pip install 'lit_diffusion[{extra}]'")
+
+
+def check_chosen(cfg: Mapping[str, object], group: str) -> None:
+    """ConfigError unless one of the group's choices was made."""
+    if cfg.get(group) is None:
+        raise ConfigError(f"{group} is missing: choose {group}=NAME, one of those that --help lists")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -37,19 +38,22 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def load_png(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
-    """A picture file as an image (1, C, H, W) in [-1, 1]: its middle, scaled; what is transparent is white.
+def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "white") -> Tensor:
+    """A picture file as an image (1, C, H, W) in [-1, 1]: its middle, scaled, on a ground of one colour.
 
     Raises:
         ConfigError: there is no such file, or it is no picture.
     """
     channels, height, width = shape
     try:
-        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")  # a phone's photo upright
-    except OSError:
+        picture = ImageOps.exif_transpose(Image.open(path))  # a phone's photo upright
+        if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+        picture = picture.convert("RGBA")
+    except (OSError, AttributeError):
         raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
-    white = Image.new("RGBA", picture.size, "white")
-    opaque = Image.alpha_composite(white, picture).convert("L" if channels == 1 else "RGB")
+    ground = Image.new("RGBA", picture.size, transparent)
+    opaque = Image.alpha_composite(ground, picture).convert("L" if channels == 1 else "RGB")
     return to_float(pil_to_tensor(ImageOps.fit(opaque, (width, height)))[None])
 
 

@@ -68,6 +68,10 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     """The pipeline of diffusers that ``cfg.model`` names."""
     if cfg.ckpt is not None:
         raise ConfigError(f"ckpt {cfg.ckpt} and a model are given: leave one out")
+    if OmegaConf.is_missing(cfg.model, "path"):
+        raise ConfigError(
+            "model.path is missing: give model.path=FOLDER, or OWNER/NAME of a model of the hub"
+        )
     if "path" not in cfg.model:
         raise ConfigError(
             "this model has no weights of its own: give ckpt=PATH, a checkpoint, instead of model"
@@ -82,16 +86,12 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     sampler = build_sampler(cfg, OmegaConf.create())
     sampler.times(denoiser.schedule)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
-    upscaler = None
-    if second is not None:
-        walk = {
-            "sampler": instantiate(second.pop("sampler"), _convert_="all"),
-            "guidance": second.pop("guidance"),
-        }
-        noise_level = second.pop("noise_level")
-        pipeline = load_pipeline(**second, device=device)
-        upscaler = Upscaler(denoiser.pipeline, pipeline, **walk, noise_level=noise_level)
-    identity = f"{chosen['path']}, {chosen['dtype']}" + (f", {cfg.model.upscaler}" if upscaler else "")
+    identity = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
+    if second is None:
+        return Loaded(guided, sampler, denoiser.shape, device, identity)
+    walk = {key: second.pop(key) for key in ("sampler", "guidance", "noise_level")}
+    walk["sampler"] = instantiate(walk["sampler"], _convert_="all")
+    upscaler = Upscaler(denoiser.pipeline, load_pipeline(**second, device=device), **walk)
     return Loaded(guided, sampler, denoiser.shape, device, identity, upscaler=upscaler)
 
 

@@ -18,6 +18,8 @@ from lit_diffusion.loading import Loaded, load
 from lit_diffusion.samplers.base import Visit
 from lit_diffusion.samplers.generate import generate
 
+FILM = "trajectory.gif"
+
 
 def sample(cfg: DictConfig) -> list[Path]:
     """Sample as the config says, and write the images to ``cfg.out``.
@@ -37,17 +39,19 @@ def sample(cfg: DictConfig) -> list[Path]:
     out = make_folder(cfg.out)
     loaded = load(cfg)
     y = conditions(cfg, loaded.denoiser)
-    finished = Finished(out / "finished", what_decides(cfg, loaded))
-    try:
-        make(cfg, loaded, y, finished)
-    except KeyboardInterrupt:
-        print(
-            f"stopped with {len(finished)} of {cfg.n} images; the same command with out={out} goes on",
-            file=sys.stderr,
-        )
-        raise
-    paths = write(cfg, finished.images()[: cfg.n], y)
-    finished.remove()
+    with Finished(out / "finished", what_decides(cfg, loaded)) as finished:
+        try:
+            make(cfg, loaded, y, finished)
+        except KeyboardInterrupt:
+            done = f"stopped with {len(finished)} of {cfg.n} images"
+            print(f"{done}; the same command with out={out} goes on", file=sys.stderr)
+            raise
+        paths = write(cfg, finished.images()[: cfg.n], y)
+        film = out / FILM
+        film.unlink(missing_ok=True)
+        if (finished.folder / FILM).is_file():
+            paths.append((finished.folder / FILM).rename(film))
+        finished.remove()
     return paths
 
 
@@ -66,8 +70,8 @@ def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) 
 
             x = make_batch(loaded, images, cfg.seed, y, film, count)
             if film.frames:
-                save_film(cfg, film.frames)
-            finished.add(to_uint8(x).cpu())
+                save_film(cfg, film.frames, finished.folder / FILM)
+            finished.add(first, to_uint8(x).cpu())
 
 
 def make_batch(
@@ -114,32 +118,26 @@ class Frames:
         return x_s
 
 
-def save_film(cfg: DictConfig, frames: list[Tensor]) -> Path:
+def save_film(cfg: DictConfig, frames: list[Tensor], path: Path) -> None:
     shown = min(cfg.grid_n, cfg.n)
     columns = -(-shown // cfg.rows)
-    pictures = [grid(x_t[:shown], min(columns, len(x_t))) for x_t in frames]
-    return save_gif(pictures, film_path(cfg))
-
-
-def film_path(cfg: DictConfig) -> Path:
-    return Path(cfg.out) / "trajectory.gif"
+    save_gif([grid(x_t[:shown], min(columns, len(x_t))) for x_t in frames], path)
 
 
 def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
-    """grid.png and what else was asked for, in ``cfg.out``, of images uint8 (n, C, H, W)."""
-    out = Path(cfg.out)
+    """grid.png and, if asked for, samples.npz, in ``cfg.out``, of images uint8 (n, C, H, W)."""
     shown = images[: cfg.grid_n]
-    paths = [save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), out / "grid.png")]
-    if cfg.npz:
-        arrays = {"images": images.numpy()}
-        if y is not None and y.ndim == 1:
-            arrays["labels"] = y[torch.arange(cfg.n) % len(y)].numpy()
-        paths.append(out / "samples.npz")
-        with whole(paths[-1]) as file:
-            np.savez(file, **arrays)
-    if cfg.gif and film_path(cfg).is_file():
-        paths.append(film_path(cfg))
-    return paths
+    grid_path, npz_path = (Path(cfg.out) / name for name in ("grid.png", "samples.npz"))
+    save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), grid_path)
+    npz_path.unlink(missing_ok=True)  # of an earlier sampling in the same folder
+    if not cfg.npz:
+        return [grid_path]
+    arrays = {"images": images.numpy()}
+    if y is not None and y.ndim == 1:
+        arrays["labels"] = y[torch.arange(cfg.n) % len(y)].numpy()
+    with whole(npz_path) as file:
+        np.savez(file, **arrays)
+    return [grid_path, npz_path]
 
 
 def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:
@@ -151,6 +149,8 @@ def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:
             raise ConfigError('prompt is missing: give prompt="...", or a list of prompts')
         return labels(cfg.y, denoiser.num_classes)
     prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
+    if not prompts:
+        raise ConfigError("prompt is an empty list: give at least one")
     return torch.cat([denoiser.encode(prompt) for prompt in prompts])
 
 

@@ -260,11 +260,12 @@ class SingleStep(Straight):
         if self.alpha_end > 0:
             raise ConfigError(
                 f"schedule single_step ends at alpha_end {self.alpha_end:g}, where the image is still to be "
-                "seen: a model of it denoises, but can't sample from noise; choose callbacks=denoiser"
+                "seen: a model of it denoises, but can't sample from noise; train it with "
+                "callbacks=denoiser, and look at it with lit_diffusion.figures out_of_distribution"
             )
         if len(times) > 2:
             raise ConfigError(
-                f"the sampler wants {len(times) - 1} steps, but single_step has 1: set sampler.steps=1"
+                f"the sampler wants {len(times) - 1} steps, but single_step has 1: choose sampler.steps=1"
             )
         return times
 
