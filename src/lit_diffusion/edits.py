@@ -249,7 +249,7 @@ def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) 
             same = studio.noise(1)  # a stochastic sampler's steps too must not differ but by the weight
             same()  # the start of the first row
             made.append(studio.walk(denoiser, x_t, lambda same=same: same().expand(n, *studio.shape)))
-    names = [f"noise to noise:\n{named(first)}", f"{named(first)}\nto {named(second)}"] * rows
+    names = [f"noise to noise:\n{named(first)}", f"{named(first)} to {named(second)}"] * rows
     return labelled(made, [f"{w:.2f}" for w in weight], names), torch.cat(made)
 
 
