@@ -32,6 +32,13 @@ def test_help_is_quick_and_reads_well(run):
     assert run("-c", heavy).stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("command", ["edit", "figures", "export"])
+def test_help_of_the_other_commands(run, command):
+    result = run("-m", f"lit_diffusion.{command}", "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"usage: python -m lit_diffusion.{command}" in result.stdout
+
+
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
     assert "guidance: 1" in result.stdout
@@ -47,6 +54,10 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
     sampled = run("-m", "lit_diffusion.sample", ckpt, "steps=3", "n=12", "rows=2", "out=here", "guidance=2")
     assert sampled.returncode == 0, sampled.stderr
     assert sampled.stdout.split() == ["here/grid.png", "here/trajectory.gif"]
+    few = ["steps=3", "edit.n=1", "dpi=40"]
+    edited = run("-m", "lit_diffusion.edit", "edit=hybrid", ckpt, *few, "out=there")
+    assert edited.returncode == 0, edited.stderr
+    assert edited.stdout.split() == ["there/hybrid.png", "there/result.png"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class UniPC(DPMpp2M):
         clip, grid: as in ``Sampler``.
     """
 
-    def __init__(self, steps: int = 20, clip: Clip = False, grid: str = "uniform"):
+    def __init__(self, steps: int = 10, clip: Clip = False, grid: str = "uniform"):
         super().__init__(steps, clip, grid)
 
     def step(self, x_t, t, s, history, denoiser, noise):
@@ -39,5 +39,5 @@ class UniPC(DPMpp2M):
         slope = (last.estimate.x - before[0].estimate.x) / r
         b1 = -1 / h - 1 / torch.expm1(-h)
         b2 = 2 * (b1 / -h - 1 / (2 * torch.expm1(-h)))
-        a = (b1 - b2) / (1 + r)  # a and b1 - a are the paper's weights, the solution of its equation 7
+        a = (b1 - b2) / (1 + r)  # a and b1 - a: the paper's weights, for which a parabola in log-SNR is exact
         return weight * ((a - 0.5) * slope + (b1 - a) * change)
