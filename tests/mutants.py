@@ -124,8 +124,8 @@ MUTANTS = {
     ),
     "learnt variance: small and large exchanged": Mutant(
         "samplers/ancestral.py",
-        "small ** (1 - share) * large**share",
-        "large ** (1 - share) * small**share",
+        "small ** (1 - share) * beta_ts**share",
+        "beta_ts ** (1 - share) * small**share",
         STAGE_1,
     ),
     "path: the noise between two times": Mutant(

@@ -5,16 +5,19 @@ import pytest
 import tiny_if
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DModel
+from gaussian import Gaussian, exact_denoiser
 from PIL import Image
 
 from lit_diffusion import pretrained
 from lit_diffusion.editing import edit
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
+from lit_diffusion.predictions import Eps
 from lit_diffusion.pretrained import Pretrained, Upscaler
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.sampling import sample
+from lit_diffusion.schedules import Linear
 from lit_diffusion.training import train
 
 CAT = "a photo of a cat"
@@ -235,15 +238,9 @@ def test_more_mistakes(config, tmp_path):
 
 
 def test_a_learnt_variance_is_asked_of_models_that_learnt_one(folders):
-    pipeline = in_float64(IFPipeline.from_pretrained(folders[0]))
-    unlearnt = Guided(Pretrained(pipeline), 2.0)
-    x_t, y = same_noise(1, 3, 16, 16)(), Pretrained(pipeline).encode(CAT)
-    t = torch.full((1,), 0.5, dtype=torch.float64)
-    assert unlearnt(x_t, t, y).spread.shape == x_t.shape
-    from gaussian import Gaussian, exact_denoiser
-
-    from lit_diffusion.predictions import Eps
-    from lit_diffusion.schedules import Linear
-
+    learnt = Guided(Pretrained(IFPipeline.from_pretrained(folders[0])), 2.0)
+    unlearnt = exact_denoiser(Gaussian, Linear(), Eps())
+    Ancestral(5, variance="learned").check(learnt)
+    Ancestral(5).check(unlearnt)
     with pytest.raises(ConfigError, match="learnt none"):
-        Ancestral(5, variance="learned")(exact_denoiser(Gaussian, Linear(), Eps()), x_t)
+        Ancestral(5, variance="learned").check(unlearnt)

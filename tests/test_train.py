@@ -223,6 +223,7 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
     "overrides, says",
     [
         (["sampler.steps=1001"], "1001 steps, but this schedule has 1000"),
+        (["sampler=ancestral_learned"], "this model learnt none"),
         (["callbacks.samples.guidance=2"], "trained without labels"),
         (["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["callbacks.samples.epochs=[-1]"], r"epochs is \[-1\]"),

@@ -37,6 +37,11 @@ class Denoiser(nn.Module):
         """Whether there is anything to ask for."""
         return self.num_classes > 0
 
+    @property
+    def learns_variance(self) -> bool:
+        """Whether its estimates have a spread."""
+        return False
+
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         """Estimate the two ends of the path through x_t.
 
@@ -108,6 +113,10 @@ class Combinator(nn.Module):
     @property
     def conditional(self) -> bool:
         return self.denoiser.conditional
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.denoiser.learns_variance
 
     def null(self, y: Tensor) -> Tensor:
         return self.denoiser.null(y)

@@ -56,7 +56,7 @@ def load(cfg: DictConfig) -> Loaded:
     device = choose_device(cfg.device)
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
-    sampler.times(denoiser.schedule)
+    sampler.check(denoiser)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     with Path(cfg.ckpt).open("rb") as file:
@@ -84,7 +84,7 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     second = chosen.pop("upscaler")
     denoiser = Pretrained(load_pipeline(**chosen, device=device), cfg.negative_prompt).eval()
     sampler = build_sampler(cfg, OmegaConf.create())
-    sampler.times(denoiser.schedule)
+    sampler.check(denoiser)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
     identity = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
     if second is None:

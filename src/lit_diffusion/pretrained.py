@@ -120,6 +120,10 @@ class Pretrained(Denoiser):
     def conditional(self) -> bool:
         return self.unconditional is not None
 
+    @property
+    def learns_variance(self) -> bool:
+        return self.network.unet.config.out_channels == 2 * self.shape[0]
+
     def encode(self, asked: str | None) -> Tensor | None:
         """Text embeddings (1, L, D) of a prompt; None: of an empty one.
 

@@ -120,7 +120,7 @@ class Samples(Pictures):
 
     def check(self, denoiser: Denoiser) -> None:
         """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
-        self.sampler.times(denoiser.schedule)
+        self.sampler.check(denoiser)
         self.guided(denoiser)
 
     def draw(self, trainer, pl_module) -> None:

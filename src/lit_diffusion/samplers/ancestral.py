@@ -1,7 +1,5 @@
 """Ancestral sampling: one step of the reverse Markov chain, between any two times."""
 
-from torch import Tensor
-
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.samplers.base import Clip, Sampler
 
@@ -34,6 +32,13 @@ class Ancestral(Sampler):
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")
         self.variance = variance
 
+    def check(self, denoiser):
+        super().check(denoiser)
+        if self.variance == "learned" and not denoiser.learns_variance:
+            raise ConfigError(
+                "sampler.variance is 'learned', but this model learnt none: choose sampler.variance=small"
+            )
+
     def step(self, x_t, t, s, history, denoiser, noise):
         schedule = denoiser.schedule
         sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
@@ -45,16 +50,7 @@ class Ancestral(Sampler):
             return mean
         small = beta_ts * sigma_s**2 / sigma_t**2
         if self.variance == "learned":
-            return mean + learned(small, beta_ts, spread).sqrt() * noise()
+            share = (spread + 1) / 2
+            return mean + (small ** (1 - share) * beta_ts**share).sqrt() * noise()
         variance = beta_ts if self.variance == "large" else small
         return mean + variance.sqrt() * noise()
-
-
-def learned(small: Tensor, large: Tensor, spread: Tensor | None) -> Tensor:
-    """The variance between two that a network's spread says, shaped like the spread."""
-    if spread is None:
-        raise ConfigError(
-            "sampler.variance is 'learned', but this model learnt none: choose sampler.variance=small"
-        )
-    share = (spread + 1) / 2
-    return small ** (1 - share) * large**share

@@ -57,6 +57,10 @@ class Sampler(ABC):
         """
         return schedule.visited(GRIDS[self.grid](schedule, self.steps))
 
+    def check(self, denoiser: nn.Module) -> None:
+        """ConfigError if this denoiser can't be sampled so."""
+        self.times(denoiser.schedule)
+
     @abstractmethod
     def step(
         self,
