@@ -13,7 +13,7 @@ train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid 
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed-test ## Run the test suite
-	$(BIN)/pytest -n auto --maxprocesses=8
+	$(BIN)/pytest -n auto --maxprocesses=8 --dist worksteal
 
 lint: .venv/installed-test ## Check style
 	$(BIN)/ruff check .

@@ -13,9 +13,9 @@ from lit_diffusion import edits
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.denoiser import Denoiser, Labelled
 from lit_diffusion.editing import edit
-from lit_diffusion.edits import Studio
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.images import load_png, to_float, to_uint8
+from lit_diffusion.masks import find_mask
 from lit_diffusion.predictions import Eps, V, Velocity
 from lit_diffusion.rng import ImageNoise, slerp
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -26,6 +26,7 @@ from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.inpainting import Inpaint, resampled
 from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear
+from lit_diffusion.studio import Studio
 from lit_diffusion.training import train
 
 SHAPE = (1, 28, 28)
@@ -247,8 +248,8 @@ def test_a_walk_between_noises_draws_noise_of_its_own(denoiser):
 
 
 @pytest.mark.parametrize("mask, share", {"centre": 0.25, "left_half": 0.5, "top_half": 0.5}.items())
-def test_named_masks(studio, mask, share):
-    where = edits.find_mask(mask, studio)
+def test_named_masks(mask, share):
+    where = find_mask(mask, SHAPE[1:], seed=0)
     assert where.shape == (1, 1, 28, 28)
     assert where.double().mean() == share
     row, column = where[0, 0].double().argmax().item() // 28, where[0, 0].any(0).double().argmax().item()
@@ -256,17 +257,17 @@ def test_named_masks(studio, mask, share):
     assert where[0, 0, 0, 27] == (mask == "top_half")
 
 
-def test_masks_at_random_and_from_a_picture(studio, tmp_path):
-    where = edits.find_mask("random", studio)
+def test_masks_at_random_and_from_a_picture(tmp_path):
+    where = find_mask("random", SHAPE[1:], seed=0)
     assert 0.4 < where.double().mean() < 0.6
-    assert torch.equal(where, edits.find_mask("random", studio))
+    assert torch.equal(where, find_mask("random", SHAPE[1:], seed=0))
     picture = Image.new("L", (56, 56))
     picture.paste(255, (0, 0, 56, 14))
     picture.save(tmp_path / "mask.png")
-    where = edits.find_mask(str(tmp_path / "mask.png"), studio)
+    where = find_mask(str(tmp_path / "mask.png"), SHAPE[1:], seed=0)
     Image.new("RGBA", (28, 28)).save(tmp_path / "nothing.png")
     with pytest.raises(ConfigError, match="black all over"):
-        edits.find_mask(str(tmp_path / "nothing.png"), studio)
+        find_mask(str(tmp_path / "nothing.png"), SHAPE[1:], seed=0)
     assert where[0, 0, :7].all()
     assert not where[0, 0, 7:].any()
 

@@ -12,6 +12,7 @@ from lit_diffusion.data.datamodule import validation_images
 from lit_diffusion.errors import ConfigError, check_chosen, check_installed, check_whole_number
 from lit_diffusion.images import grid, load_png, make_folder, save_png
 from lit_diffusion.loading import Loaded, load
+from lit_diffusion.studio import Studio
 
 
 def edit(cfg: DictConfig) -> list[Path]:
@@ -32,8 +33,6 @@ def edit(cfg: DictConfig) -> list[Path]:
             "edits work on a cascade's first model: choose model=deepfloyd, without the upscaler"
         )
     loaded = load(cfg)
-    from lit_diffusion.edits import Studio  # matplotlib is there
-
     folder = make_folder(cfg.out)
     studio = Studio(
         loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)

@@ -1,97 +1,25 @@
 """The edits of tutorial 2's part A. Each function returns its figure and the images that it made."""
 
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchvision.transforms.functional import gaussian_blur
 
-from lit_diffusion import rng
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
-from lit_diffusion.denoiser import Labelled
 from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.guidance import is_number
-from lit_diffusion.images import load_png
+from lit_diffusion.masks import find_mask
 from lit_diffusion.plots import labelled
-from lit_diffusion.rng import ImageNoise, slerp
-from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.rng import slerp
 from lit_diffusion.samplers.film import Film
-from lit_diffusion.samplers.generate import generate
 from lit_diffusion.samplers.inpainting import Inpaint, resampled
-from lit_diffusion.schedules import Schedule
+from lit_diffusion.studio import Asked, Studio
 
-Asked = int | str | None  # a label, a prompt, or nothing
 Column = tuple[str, Tensor]  # of a figure: a name, and images (B, C, H, W) or one for all rows
-
-
-@dataclass
-class Studio:
-    """What every edit works with.
-
-    Attributes:
-        denoiser: guided, if guidance is asked for.
-        sampler: how to walk from noise to image.
-        shape: of an image, (C, H, W).
-        seed: of all noise.
-        device: where the denoiser lives.
-        inputs: loads the images to edit, (B, C, H, W) in [-1, 1].
-    """
-
-    denoiser: nn.Module
-    sampler: Sampler
-    shape: tuple[int, int, int]
-    seed: int
-    device: torch.device
-    inputs: Callable[[], Tensor]
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    @property
-    def times(self) -> Tensor:
-        """The sampler's grid, (steps + 1,)."""
-        return self.sampler.times(self.schedule)
-
-    def noise(self, n: int) -> ImageNoise:
-        return ImageNoise(self.seed, range(n), self.shape, self.device)
-
-    def asked_for(self, asked: Asked) -> Labelled:
-        """The denoiser, with its condition."""
-        y = self.denoiser.encode(asked)
-        return Labelled(self.denoiser, y if y is None else y.to(self.device))
-
-    def walk(self, denoiser: nn.Module, x_t: Tensor, noise: Callable[[], Tensor], **options) -> Tensor:
-        """From x_t to images, (B, C, H, W), on the CPU."""
-        return self.sampler(denoiser, x_t.to(self.device), noise=noise, **options).cpu()
-
-    def one_input(self) -> Tensor:
-        """The image to edit, (1, C, H, W)."""
-        x = self.inputs()
-        if len(x) > 1:
-            raise ConfigError(f"image names {len(x)} images, but this edit takes one: choose one")
-        return x
-
-    def film(self, steps: int) -> Film:
-        """A hook that keeps so many estimates, evenly spread over the way from noise."""
-        check_whole_number("edit.steps", steps, least=1)
-        visits = self.times[:-1]
-        shown = torch.linspace(0, len(visits) - 1, min(steps, len(visits))).round().long()
-        return Film(visits, visits[shown].tolist())
-
-    def sample(self, denoiser: nn.Module, n: int, steps: int) -> tuple[Tensor, Film]:
-        """n images from noise, and a film of how they came about."""
-        check_whole_number("edit.n", n, least=1)
-        film = self.film(steps)
-        x = generate(
-            self.sampler, denoiser, range(n), self.shape, self.seed, device=self.device, after_step=film
-        )
-        return x.cpu(), film
 
 
 def one_step(
@@ -164,7 +92,7 @@ def inpaint(
 
     Args:
         studio: with one input.
-        mask: one of ``MASKS``, or the path of a PNG, white where the image is painted anew.
+        mask: one of ``masks.MASKS``, or the path of a PNG, white where the image is painted anew.
         times_over: how often each step is taken (RePaint); 1: once.
         n: paintings, each from noise of its own.
         steps: estimates shown on the way.
@@ -173,7 +101,7 @@ def inpaint(
     check_whole_number("edit.times_over", times_over, least=1)
     check_whole_number("edit.n", n, least=1)
     x = studio.one_input()
-    where = find_mask(mask, studio)
+    where = find_mask(mask, studio.shape[1:], studio.seed)
     noise, film = studio.noise(n), studio.film(steps)
     keep = Inpaint(studio.schedule, x.to(studio.device), where.to(studio.device), noise)
     filled = studio.walk(
@@ -251,32 +179,6 @@ def interpolate(studio: Studio, first: Asked, second: Asked, n: int, rows: int) 
             made.append(studio.walk(denoiser, x_t, lambda same=same: same().expand(n, *studio.shape)))
     names = [f"noise to noise:\n{named(first)}", f"{named(first)} to {named(second)}"] * rows
     return labelled(made, [f"{w:.2f}" for w in weight], names), torch.cat(made)
-
-
-MASKS = {  # of each pixel's place, from 0 to 1 down and to the right
-    "centre": lambda down, right: ((down - 0.5).abs() < 0.25) & ((right - 0.5).abs() < 0.25),
-    "left_half": lambda down, right: right < 0.5,
-    "top_half": lambda down, right: down < 0.5,
-}
-
-
-def find_mask(mask: str, studio: Studio) -> Tensor:
-    """(1, 1, H, W), True where the image is painted anew: by name, or from a PNG."""
-    height, width = studio.shape[1:]
-    if mask == "random":
-        uniform = torch.rand(1, 1, height, width, generator=rng.generator(studio.seed, "mask"))
-        return uniform < 0.5
-    if mask in MASKS:
-        down, right = ((torch.arange(n) + 0.5) / n for n in (height, width))
-        return MASKS[mask](*torch.meshgrid(down, right, indexing="ij"))[None, None]
-    if not isinstance(mask, str) or not Path(mask).is_file():
-        raise ConfigError(
-            f"edit.mask is {mask!r}: choose one of {', '.join([*MASKS, 'random'])}, or the path of a PNG"
-        )
-    where = load_png(mask, (1, height, width), transparent="black") > 0
-    if not where.any():
-        raise ConfigError(f"edit.mask {mask} is black all over: make white what is to be painted anew")
-    return where
 
 
 def on_the_way(film: Film, before: Sequence[Column], after: Sequence[Column]) -> Figure:
