@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from lit_diffusion.cli import CONFIG_DIR
+from lit_diffusion.training import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +45,18 @@ def config(tmp_path):
             return compose(config_name, [*data, f"out={tmp_path}", *overrides])
 
     return composed
+
+
+@pytest.fixture
+def trained(config, tmp_path):
+    """trained(*overrides): the path of a small checkpoint, by default one that knows labels."""
+
+    def made(*overrides: str):
+        options = ["trainer=debug", "model.num_classes=10", "optimizer.lr=1e-2", "callbacks.samples=null"]
+        train(config(*options, *TINY["small_unet"], *overrides))
+        return tmp_path / "checkpoints" / "last.ckpt"
+
+    return made
 
 
 def run_python(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -10,19 +9,6 @@ from lit_diffusion.errors import ConfigError
 from lit_diffusion.finished import Finished
 from lit_diffusion.loading import build_sampler
 from lit_diffusion.sampling import labels, sample
-from lit_diffusion.training import train
-
-
-@pytest.fixture
-def trained(config, tmp_path):
-    """trained(*overrides): the path of a small checkpoint, by default one that knows labels."""
-
-    def made(*overrides: str):
-        options = ["trainer=debug", "model.num_classes=10", "optimizer.lr=1e-2", "callbacks.samples=null"]
-        train(config(*options, *TINY["small_unet"], *overrides))
-        return tmp_path / "checkpoints" / "last.ckpt"
-
-    return made
 
 
 @pytest.fixture

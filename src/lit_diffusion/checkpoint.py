@@ -1,6 +1,5 @@
 """Reading checkpoints: one file holds weights, their average, and the whole config that made them."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError, check_installed
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.weights import read_weights
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
@@ -49,28 +48,13 @@ def read(path: str | Path | None) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, as far as an exported file does: weights, in float32, and config.
-
-    Raises:
-        ConfigError: safetensors isn't installed.
-        RuntimeError: the file is truncated, or wasn't exported from here.
-    """
-    check_installed("a .safetensors file needs", ["safetensors"], extra="export")
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            hyper_parameters = json.loads(file.metadata()["hyper_parameters"])
-        weights = {f"{NETWORK}{name}": in_dtype(w) for name, w in load_file(path).items()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RuntimeError(f"{path}: {error}") from error
-    return {"hyper_parameters": hyper_parameters, "state_dict": weights, "callbacks": {}}
-
-
-def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight in another precision; whole numbers, such as a batch norm's count, as they are."""
-    return weight.to(dtype) if weight.is_floating_point() else weight
+    """What a checkpoint holds, as far as an exported file does: weights, in float32, and config."""
+    weights, about = read_weights(path)
+    return {
+        "hyper_parameters": about["hyper_parameters"],
+        "state_dict": {f"{NETWORK}{name}": weight for name, weight in weights.items()},
+        "callbacks": {},
+    }
 
 
 def build_denoiser(cfg: DictConfig) -> Denoiser:

@@ -14,13 +14,13 @@ from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError, check_installed
 from lit_diffusion.files import whole
 from lit_diffusion.images import make_folder
+from lit_diffusion.weights import DTYPES, write_weights
 
 NEEDS = {  # what each format is written with
-    "safetensors": ["safetensors"],
+    "safetensors": [],
     "onnx": ["onnx", "onnxscript"],
     "diffusers": ["diffusers"],
 }
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def export(cfg: DictConfig) -> list[Path]:
@@ -45,7 +45,7 @@ def export(cfg: DictConfig) -> list[Path]:
     denoiser = checkpoint.load_denoiser(trained)
     out = make_folder(cfg.out)
     if cfg.format == "safetensors":
-        return [save_safetensors(denoiser, trained["hyper_parameters"], DTYPES[cfg.dtype], out)]
+        return [save_safetensors(denoiser, trained["hyper_parameters"], cfg.dtype, out)]
     if cfg.format == "onnx":
         return [save_onnx(denoiser, trained["hyper_parameters"], out)]
     from lit_diffusion.diffusers_folder import save_folder
@@ -53,9 +53,7 @@ def export(cfg: DictConfig) -> list[Path]:
     return save_folder(denoiser, trained["hyper_parameters"], out)
 
 
-def save_safetensors(
-    denoiser: Denoiser, hyper_parameters: dict[str, Any], dtype: torch.dtype, out: Path
-) -> Path:
+def save_safetensors(denoiser: Denoiser, hyper_parameters: dict[str, Any], dtype: str, out: Path) -> Path:
     """model.safetensors: the network's weights, with the hyper-parameters as JSON in its metadata.
 
     ``checkpoint.read`` reads it back.
@@ -63,20 +61,8 @@ def save_safetensors(
     Raises:
         ConfigError: a weight is too large for the dtype.
     """
-    from safetensors.torch import save
-
-    weights = {
-        name: checkpoint.in_dtype(weight, dtype).contiguous()
-        for name, weight in denoiser.network.state_dict().items()
-    }
-    if dtype == torch.float16 and not all(weight.isfinite().all() for weight in weights.values()):
-        raise ConfigError(
-            "dtype is float16, in which a weight of this network isn't finite: use dtype=bfloat16"
-        )
     path = out / "model.safetensors"
-    metadata = {"format": "pt", "hyper_parameters": json.dumps(hyper_parameters)}
-    with whole(path) as file:
-        file.write(save(weights, metadata))
+    write_weights(path, denoiser.network.state_dict(), {"hyper_parameters": hyper_parameters}, dtype)
     return path
 
 

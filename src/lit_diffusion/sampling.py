@@ -34,18 +34,12 @@ def sample(cfg: DictConfig) -> list[Path]:
         ConfigError: a checkpoint, sampler, label or guidance that can't work, or a folder that holds part
             of another sampling.
     """
-    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
-        check_whole_number(key, cfg[key], least)
+    check_numbers(cfg)
     out = make_folder(cfg.out)
     loaded = load(cfg)
     y = conditions(cfg, loaded.denoiser)
     with Finished(out / "finished", what_decides(cfg, loaded)) as finished:
-        try:
-            make(cfg, loaded, y, finished)
-        except KeyboardInterrupt:
-            done = f"stopped with {len(finished)} of {cfg.n} images"
-            print(f"{done}; the same command with out={out} goes on", file=sys.stderr)
-            raise
+        make(cfg, loaded, y, finished)
         paths = write(cfg, finished.images()[: cfg.n], y)
         film = out / FILM
         film.unlink(missing_ok=True)
@@ -55,8 +49,23 @@ def sample(cfg: DictConfig) -> list[Path]:
     return paths
 
 
+def check_numbers(cfg: DictConfig) -> None:
+    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
+        check_whole_number(key, cfg[key], least)
+
+
 def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:
-    """The images that aren't finished yet, batch by batch, and the film of the first batch."""
+    """The images that aren't finished yet; says how to go on if it is stopped."""
+    try:
+        make_batches(cfg, loaded, y, finished)
+    except KeyboardInterrupt:
+        done = f"stopped with {len(finished)} of {cfg.n} images"
+        print(f"{done}; the same command with out={cfg.out} goes on", file=sys.stderr)
+        raise
+
+
+def make_batches(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:
+    """Batch by batch, and the film of the first batch."""
     steps = loaded.sampler.steps + (loaded.upscaler.sampler.steps if loaded.upscaler else 0)
     with Progress(transient=True) as progress:
         task = progress.add_task("sampling", total=cfg.n * steps, completed=len(finished) * steps)
@@ -74,10 +83,28 @@ def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) 
             finished.add(first, to_uint8(x).cpu())
 
 
+def untouched(x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
+    return x_s
+
+
 def make_batch(
-    loaded: Loaded, images: range, seed: int, y: Tensor | None, film: "Frames", count: Callable[..., Tensor]
+    loaded: Loaded,
+    images: range,
+    seed: int,
+    y: Tensor | None,
+    film: Callable[[Tensor, Tensor, Visit], Tensor] = untouched,
+    count: Callable[[Tensor, Tensor, Visit], Tensor] = untouched,
 ) -> Tensor:
-    """The images of these numbers, (B, C, H, W)."""
+    """The images of these numbers, (B, C, H, W).
+
+    Args:
+        loaded: what to sample with.
+        images: their numbers.
+        seed: of the noise.
+        y: what ``conditions`` gave.
+        film: hook after each step of the walk from noise.
+        count: hook after each step, an upscaler's too.
+    """
     y = None if y is None else y[torch.tensor(images) % len(y)].to(loaded.device)
     x = generate(
         loaded.sampler,
@@ -87,7 +114,7 @@ def make_batch(
         seed,
         y,
         loaded.device,
-        after_step=lambda x_s, s, visit: count(film(x_s), s, visit),
+        after_step=lambda x_s, s, visit: count(film(x_s, s, visit), s, visit),
     )
     if loaded.upscaler is None:
         return x
@@ -111,7 +138,7 @@ class Frames:
         self.left = steps
         self.frames: list[Tensor] = []
 
-    def __call__(self, x_s: Tensor) -> Tensor:
+    def __call__(self, x_s: Tensor, s: Tensor, visit: Visit) -> Tensor:
         self.left -= 1
         if self.every and self.left % self.every == 0:
             self.frames.append(x_s.cpu())
@@ -133,11 +160,16 @@ def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
     if not cfg.npz:
         return [grid_path]
     arrays = {"images": images.numpy()}
-    if y is not None and y.ndim == 1:
-        arrays["labels"] = y[torch.arange(cfg.n) % len(y)].numpy()
+    if (asked := labels_of(y, cfg.n)) is not None:
+        arrays["labels"] = asked.numpy()
     with whole(npz_path) as file:
         np.savez(file, **arrays)
     return [grid_path, npz_path]
+
+
+def labels_of(y: Tensor | None, n: int) -> Tensor | None:
+    """The labels (n,) of n images, from what ``conditions`` gave; None for prompts and for nothing."""
+    return y[torch.arange(n) % len(y)] if y is not None and y.ndim == 1 else None
 
 
 def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion import checkpoint
+from lit_diffusion.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.callbacks.samples import Samples
 from lit_diffusion.errors import ConfigError
@@ -55,9 +56,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             f"classes: choose {datamodule.num_classes}, or 0 for a model without labels"
         )
     callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c]
-    samples = [c for c in callbacks if isinstance(c, Samples)]
-    for callback in samples:
-        callback.check(module.denoiser)
+    for callback in callbacks:
+        if isinstance(callback, AfterEpochs):
+            callback.check(module.denoiser)
     loggers = build_loggers(cfg, start)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=loggers)
     say(describe(module))
@@ -72,8 +73,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             raise SystemExit(TERMINATED) from None
         raise
     wandb.finish()
-    for callback in samples:
-        say(f"samples: {callback.last_grid}")
+    for callback in callbacks:
+        if isinstance(callback, Samples):
+            say(f"samples: {callback.last_grid}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return metrics, {"trainer": trainer, "module": module, "datamodule": datamodule}
 

@@ -1,6 +1,5 @@
 """Pictures of what the model makes, while it learns."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,12 +7,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from lit_diffusion.callbacks.ema import averaged
+from lit_diffusion.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import guide
@@ -23,48 +21,7 @@ from lit_diffusion.samplers.film import Film
 from lit_diffusion.samplers.generate import generate, one_step
 
 
-class Pictures(L.Callback, ABC):
-    """Draws after some epochs and at the end, from the averaged weights.
-
-    Args:
-        epochs: after every so many, or after those of a list, the first being 1; 0: at the end alone.
-    """
-
-    def __init__(self, epochs: int | Sequence[int] = 1):
-        wanted = [epochs] if isinstance(epochs, int) else epochs
-        if not all(isinstance(epoch, int) and epoch >= 0 for epoch in wanted):
-            raise ConfigError(
-                f"callbacks.samples.epochs is {epochs}: choose a whole number, or a list such as [1, 5]"
-            )
-        self.epochs = epochs
-        self._drawn_at = -1
-
-    @abstractmethod
-    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, and show."""
-
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
-        if self._due(trainer.current_epoch + 1):
-            self._draw_once(trainer, pl_module)
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        self._draw_once(trainer, pl_module)
-
-    def _due(self, epoch: int) -> bool:
-        if isinstance(self.epochs, int):
-            return self.epochs > 0 and epoch % self.epochs == 0
-        return epoch in self.epochs
-
-    @rank_zero_only
-    def _draw_once(self, trainer, pl_module) -> None:
-        if trainer.global_step == self._drawn_at:
-            return
-        self._drawn_at = trainer.global_step
-        with averaged(trainer, pl_module), torch.no_grad():
-            self.draw(trainer, pl_module)
-
-
-class Samples(Pictures):
+class Samples(AfterEpochs):
     """A grid of samples.
 
     The noise is the same each time, so that progress shows. The grid goes to every logger that
@@ -76,7 +33,7 @@ class Samples(Pictures):
         sampler: how to sample.
         n: number of samples of each seed; labels, if the model knows any, come in turn.
         columns: samples in a row.
-        epochs: as in ``Pictures``.
+        epochs: as in ``AfterEpochs``.
         guidance, guidance_interval, guidance_rescale: as in ``Guided``; 1: the conditional model as it is.
         trajectory_times: times t in [0, 1] to show, 0 being the finished image; none: no trajectory.
         trajectory_n: samples shown in the trajectory.
@@ -123,7 +80,7 @@ class Samples(Pictures):
         self.sampler.check(denoiser)
         self.guided(denoiser)
 
-    def draw(self, trainer, pl_module) -> None:
+    def work(self, trainer, pl_module) -> None:
         film = Film(self.sampler.times(pl_module.denoiser.schedule), self.trajectory_times)
         x = self._sample(pl_module, trainer.datamodule.image_shape, film)
         self.last_grid = show(trainer, "samples/grid", grid(x, self.columns))
@@ -140,7 +97,7 @@ class Samples(Pictures):
         return torch.cat([draw(first, after_step=film), *(draw(seed) for seed in others)])
 
 
-class Denoised(Pictures):
+class Denoised(AfterEpochs):
     """Validation images, the same with noise, and what the network makes of these in one step.
 
     Each column is an image; below it, for each time, x_t and the estimate of x.
@@ -148,7 +105,7 @@ class Denoised(Pictures):
     Args:
         n: images.
         times: times t in [0, 1].
-        epochs: as in ``Pictures``.
+        epochs: as in ``AfterEpochs``.
         seed: of the noise.
     """
 
@@ -169,7 +126,7 @@ class Denoised(Pictures):
         self.times = times
         self.seed = seed
 
-    def draw(self, trainer, pl_module) -> None:
+    def work(self, trainer, pl_module) -> None:
         x, y = trainer.datamodule.val_set[: self.n]
         x = to_float(x)
         rows = [x, *one_step(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]

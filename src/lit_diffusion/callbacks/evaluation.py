@@ -1,0 +1,79 @@
+"""Scores of samples, while the model learns."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_diffusion.callbacks.after_epochs import AfterEpochs
+from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.errors import check_whole_number
+from lit_diffusion.evaluation.judge import build_judge
+from lit_diffusion.guidance import guide
+from lit_diffusion.images import to_uint8
+from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.generate import generate
+
+BATCH = 250  # images sampled at a time
+
+
+class Evaluation(AfterEpochs):
+    """Fidelity, coverage and class accuracy of samples, and their floor: ``eval/fid`` and so on.
+
+    Cheap, and so rough: compare epochs of a run by it, and models by ``lit_diffusion.evaluate``.
+
+    Args:
+        sampler: how to sample.
+        n: samples; labels, if the model knows any, come in turn.
+        epochs: as in ``AfterEpochs``.
+        guidance, guidance_interval, guidance_rescale: as in ``Guided``.
+        features, check: as ``build_judge`` takes them.
+        k: as in ``Judge``.
+        seed: of the noise; the same each time, so that progress shows.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        n: int = 500,
+        epochs: int | Sequence[int] = 1,
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        features: str | None = None,
+        check: str | bool | None = False,
+        k: int = 5,
+        seed: int = 0,
+    ):
+        super().__init__(epochs)
+        check_whole_number("callbacks.evaluation.k", k, least=1)
+        check_whole_number("callbacks.evaluation.n", n, least=k + 1)
+        self.sampler = sampler
+        self.n = n
+        self.guidance = (guidance, guidance_interval, guidance_rescale)
+        self.judged_by = {"features": features, "check": check, "k": k}
+        self.seed = seed
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.sampler.check(denoiser)
+        guide(denoiser, *self.guidance)
+
+    @rank_zero_only
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        device = trainer.strategy.root_device
+        self.judge = build_judge(trainer.datamodule.source, **self.judged_by, seed=self.seed, device=device)
+
+    def work(self, trainer, pl_module) -> None:
+        denoiser = guide(pl_module.denoiser, *self.guidance)
+        y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
+        shape, device = trainer.datamodule.image_shape, pl_module.device
+        batches = []
+        for part in torch.arange(self.n).split(BATCH):
+            asked = None if y is None else y[part]
+            x = generate(self.sampler, denoiser, part.tolist(), shape, self.seed, asked, device)
+            batches.append(to_uint8(x).cpu())
+        scores = self.judge.scores(torch.cat(batches), y)
+        floor = {f"floor_{name}": score for name, score in self.judge.floor(self.n).items()}
+        for logger in trainer.loggers:
+            numbers = {f"eval/{name}": score for name, score in {**scores, **floor}.items()}
+            logger.log_metrics(numbers, step=trainer.global_step)

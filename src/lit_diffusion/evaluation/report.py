@@ -1,0 +1,61 @@
+"""A result as a table that a person reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+ROWS = {  # score -> what it is called, and which way is better
+    "fid": ("FID", "low"),
+    "fid_check": ("FID, second network", "low"),
+    "kid": ("KID", "low"),
+    "precision": ("precision", "high"),
+    "recall": ("recall", "high"),
+    "density": ("density", "high"),
+    "coverage": ("coverage", "high"),
+    "class_accuracy": ("class accuracy", "high"),
+    "class_accuracy_check": ("class accuracy, second network", "high"),
+    "cas": ("classification accuracy score", "high"),
+    "nearest": ("distance to the nearest training image", "like the floor's"),
+    "bits_per_dim": ("bits per dimension", "low"),
+}
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The scores beside their floor, and below them what they were made with."""
+    found = Table(title=f"{result['n']:,} samples", caption=caption(result), caption_justify="left")
+    found.add_column("score")
+    found.add_column("samples", justify="right")
+    found.add_column(f"floor: {result['floor_n']:,} real test images", justify="right")
+    found.add_column("better")
+    for key, (name, better) in ROWS.items():
+        if key in result["scores"]:
+            floor = result["floor"].get(key)
+            found.add_row(
+                name, f"{result['scores'][key]:.4f}", "" if floor is None else f"{floor:.4f}", better
+            )
+    return found
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    """All that must stand beside the numbers."""
+    reference, judge, made = result["reference"], result["judge"], result["made_with"]
+    lines = [
+        f"reference: {reference['data']}, {reference['split']} split, {reference['n']:,} images",
+        f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}",
+    ]
+    for key, what in {"features": "features", "check": "second network"}.items():
+        if network := result[key]:
+            accuracy = f", {network['accuracy']:.2%} on real test images" if "accuracy" in network else ""
+            lines.append(f"{what}: {network['name']}, sha256 {network['sha256'][:12]}{accuracy}")
+    if result["classes"]:
+        lines.append("read as class 0, 1, ...: " + ", ".join(f"{share:.1%}" for share in result["classes"]))
+    if "bits_per_dim" in result["scores"]:
+        lines.append(f"bits per dimension: an upper bound, the mean of {result['bits_n']} test images")
+    if cost := result.get("cost"):
+        lines.append(
+            f"cost: {cost['nfe']:g} network evaluations per image, {cost['images_per_second']:.1f} images/s, "
+            f"{cost['seconds']:.0f} s for all; at most {cost['peak_memory_mib']:.0f} MiB; {cost['device']}, "
+            f"batches of {cost['batch_size']}"
+        )
+    return "\n".join(lines)

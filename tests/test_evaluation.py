@@ -1,0 +1,369 @@
+"""Scores against formulas and packages that nobody here wrote, and on real digits made worse on purpose."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from digits import Digits
+from gaussian import Gaussian, exact_denoiser
+from hydra.errors import InstantiationException
+from prdc import compute_prdc
+from rich.console import Console
+from torchvision.transforms.functional import gaussian_blur
+
+from lit_diffusion import evaluating, rng
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.evaluating import evaluate
+from lit_diffusion.evaluation import features as feature_networks
+from lit_diffusion.evaluation.classifier import accuracy
+from lit_diffusion.evaluation.distances import fid, kid, manifolds, nearest
+from lit_diffusion.evaluation.feature_training import train_features
+from lit_diffusion.evaluation.features import load_features
+from lit_diffusion.evaluation.judge import Judge, build_judge
+from lit_diffusion.evaluation.likelihood import HALF_LEVEL, bits_per_dim, flow_times
+from lit_diffusion.evaluation.report import table
+from lit_diffusion.images import to_float, to_uint8
+from lit_diffusion.predictions import Eps, V, Velocity, X
+from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep
+from lit_diffusion.training import train
+
+QUICK = ["n=12", "steps=2", "cas_images=0", "bits_n=0", "judge_seed=0"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_features("mnist")
+
+
+@pytest.fixture(scope="module")
+def judge(network):
+    """Of the fixture's 320 training digits and 80 others."""
+    digits = Digits()
+    return Judge("Digits", digits.load(train=True), digits.load(train=False), network)
+
+
+@pytest.fixture
+def evaluated(config, trained, tmp_path):
+    """evaluated(*overrides): the result for a small checkpoint that knows labels, as the file holds it."""
+
+    def made(*overrides: str, ckpt=None):
+        options = [f"ckpt={ckpt or trained()}", "features=mnist", "check=false", "logger=none", *QUICK]
+        _, path = evaluate(config(*options, *overrides, config_name="evaluate"))
+        return json.loads(path.read_text())
+
+    return made
+
+
+def noised(images, strength):
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return to_uint8(to_float(images) + strength * eps)
+
+
+def two_sets(seed=0):
+    """Features of two sets that differ, (300, 16) and (200, 16)."""
+    generator = torch.Generator().manual_seed(seed)
+    real, fake = (torch.randn(n, 16, generator=generator) for n in (300, 200))
+    return real, 1.2 * fake.cumsum(1) / 2 + 0.3
+
+
+def test_fid_is_the_published_formula(judge, network):
+    real, fake = (network(images).numpy().astype(np.float64) for images, _ in (judge.train, judge.test))
+    for a, b in [(real, fake), [part.numpy().astype(np.float64) for part in two_sets()]]:
+        cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+        root = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).astype(complex)).real.sum()
+        expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b) - 2 * root
+        assert fid(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_kid_is_the_published_formula():
+    real, fake = (part[:200].double() for part in two_sets())
+    kernel = {
+        (i, j): (a @ b.T / 16 + 1) ** 3
+        for i, a in enumerate((real, fake))
+        for j, b in enumerate((real, fake))
+    }
+    within = [(kernel[i, i].sum() - kernel[i, i].trace()) / (200 * 199) for i in (0, 1)]
+    expected = sum(within) - 2 * kernel[0, 1].mean()
+    # every subset is the whole set, in another order
+    assert kid(real, fake, seed=0) == pytest.approx(float(expected), rel=1e-9)
+    assert kid(real, fake, seed=0) == kid(real, fake, seed=0)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("rows", [37, 1000])
+def test_manifolds_are_those_of_prdc(monkeypatch, k, rows):
+    monkeypatch.setattr("lit_diffusion.evaluation.distances.ROWS", rows)
+    real, fake = two_sets()
+    expected = compute_prdc(real.numpy(), fake.numpy(), k)
+    assert 0 < expected["precision"] < 1 and 0 < expected["coverage"] < 1
+    assert manifolds(real, fake, k) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_nearest_training_image():
+    images = torch.randint(
+        0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    others = torch.cat([images[3:], 255 - images[:3]])
+    pixels, there = images.double().flatten(1) / 255, others.double().flatten(1) / 255
+    expected = (pixels[:, None] - there).square().mean(2).sqrt().amin(1)
+    torch.testing.assert_close(nearest(images, others).double(), expected, atol=1e-4, rtol=1e-4)
+    assert (nearest(images, others)[3:] < 1e-3).all()
+
+
+def test_real_against_real_is_the_floor(judge, network):
+    """Twenty splits of the digits in a reference and two sets: in the mean both are as far from it."""
+    features = torch.cat([network(images) for images, _ in (judge.train, judge.test)])
+    found = []
+    for seed in range(20):
+        shuffled = features[torch.randperm(400, generator=torch.Generator().manual_seed(seed))]
+        real, samples, floor = shuffled.split([200, 100, 100])
+        found.append([fid(real, samples), fid(real, floor)])
+    samples, floor = torch.tensor(found).mean(0)
+    assert samples == pytest.approx(float(floor), rel=0.1)
+
+
+def test_worse_digits_score_worse(judge):
+    images, labels = judge.test
+    real = judge.scores(images, labels)
+    blurred = [judge.scores(gaussian_blur(images, [9, 9], [s, s]), labels) for s in (0.5, 1.0, 2.0)]
+    noisy = [judge.scores(noised(images, s), labels) for s in (0.1, 0.2, 0.4)]
+    fewer = [judge.scores(images[labels >= k], labels[labels >= k]) for k in (1, 2, 4)]
+    for worse in (blurred, noisy, fewer):
+        fids, kids = ([scores[key] for scores in [real, *worse]] for key in ("fid", "kid"))
+        assert fids == sorted(fids)
+        assert kids[0] < min(kids[1:])
+        assert kids[-1] == max(kids)
+    precision = [scores["precision"] for scores in [real, *noisy]]
+    assert precision == sorted(precision, reverse=True)
+    assert precision[-1] < 0.7 < 0.9 < precision[0]
+    coverage = [scores["coverage"] for scores in [real, *fewer]]
+    assert coverage == sorted(coverage, reverse=True)
+    assert coverage[-1] < 0.8 < 0.9 < coverage[0]
+    assert real["class_accuracy"] == 1 > noisy[-1]["class_accuracy"]
+
+
+def test_the_floor_is_the_score_of_real_test_images(judge):
+    images, labels = judge.test
+    assert judge.floor(200) == pytest.approx(judge.scores(images, labels), rel=1e-6)
+    assert judge.floor(40) != judge.floor(80)
+
+
+def test_classes_that_are_missing_show(judge):
+    images, labels = judge.test
+    assert judge.histogram(images) == pytest.approx([0.1] * 10)
+    shares = judge.histogram(images[labels != 7])
+    assert shares[7] == 0
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_what_learns_from_samples_reads_real_digits(network):
+    """By their labels, and not by others; from the digits themselves, for the floor."""
+    digits = Digits()
+    train, test = digits.load(train=True), digits.load(train=False)
+    judge = Judge("Digits", train, test, network, cas_images=3840)
+    right = judge.scores(*train)["cas"]
+    wrong = judge.scores(train[0], (train[1] + 1) % 10)["cas"]
+    assert wrong < 0.1 < 0.8 < right
+    assert judge.floor(320)["cas"] == pytest.approx(right, abs=0.05)
+    assert "cas" not in judge.scores(train[0], None)
+
+
+def test_memorised_digits_are_nearer_than_new_ones(network):
+    digits = Digits()
+    judge = Judge("Digits", digits.load(train=True), digits.load(train=False), network, memorisation=True)
+    assert judge.scores(*judge.train)["nearest"] < 1e-3 < 0.1 < judge.floor(80)["nearest"]
+
+
+@pytest.mark.parametrize(
+    "schedule, prediction",
+    [
+        (Flow(), Velocity()),
+        (Flow(), X()),
+        (Cosine(), V()),
+        (Linear(), Eps()),
+        (Linear(100, 1e-3, 0.2), Eps()),
+    ],
+)
+def test_bits_per_dim_of_gaussian_data(schedule, prediction):
+    """The density at the first noise level is a Gaussian too; images of different labels in any batch."""
+    denoiser = exact_denoiser(Gaussian, schedule, prediction)
+    x = Gaussian.mu + Gaussian.std * torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = to_uint8(x)
+    found = bits_per_dim(denoiser, images, None, seed=0)
+    t = flow_times(denoiser, 50)[0]
+    variance = Gaussian.std**2 + float(schedule.sigma(t) / schedule.alpha(t)) ** 2
+    uniform = torch.stack(
+        [torch.rand(1, 8, 8, generator=rng.generator(0, "dequantise", k)) for k in range(8)]
+    )
+    x = (images + uniform - 0.5) * 2 * HALF_LEVEL - 1
+    nats = (x - Gaussian.mu).square() / (2 * variance) + math.log(2 * math.pi * variance) / 2
+    expected = nats.double().flatten(1).mean(1) / math.log(2) + math.log2(1 / (2 * HALF_LEVEL))
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0)
+    assert (found - expected).abs().mean() / expected.mean() < 0.005
+    torch.testing.assert_close(bits_per_dim(denoiser, images[:3], None, seed=0), found[:3])
+
+
+def test_one_noise_level_has_no_bits():
+    denoiser = exact_denoiser(Gaussian, SingleStep(alpha_end=0.0, sigma_end=1.0), X())
+    with pytest.raises(ConfigError, match="bits_n=0"):
+        flow_times(denoiser, 1)
+
+
+def test_the_whole_result(evaluated, tmp_path):
+    result = evaluated("guidance=2", "cas_images=24", "bits_n=2", "bits_steps=3")
+    assert result["n"] == result["floor_n"] == 12
+    assert set(result["floor"]) == {*result["scores"]} - {"bits_per_dim"}
+    expected = "fid kid precision recall density coverage class_accuracy nearest cas bits_per_dim"
+    assert set(result["scores"]) == set(expected.split())
+    assert all(math.isfinite(score) for score in [*result["scores"].values(), *result["floor"].values()])
+    assert result["cost"]["nfe"] == 4  # 2 steps of DDIM, each guided by a second evaluation
+    assert result["cost"]["batch_size"] == 12
+    assert result["made_with"]["guidance"] == 2
+    assert result["features"]["accuracy"] >= 0.994
+    assert sum(result["classes"]) == pytest.approx(1)
+    assert (tmp_path / "grid.png").is_file()
+    assert not (tmp_path / "finished").exists()
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(result))
+    text = console.export_text()
+    sha256 = result["features"]["sha256"][:12]
+    for part in ("12 samples", "12 real test images", "Digits, train split, 320", "seeds: samples 0", sha256):
+        assert part in text
+
+
+def test_samples_of_any_model_can_be_scored(evaluated, config, tmp_path, trained):
+    ckpt = trained()
+    made = evaluated("npz=true", ckpt=ckpt)
+    options = ["features=mnist", "check=false", "logger=none", *QUICK, f"samples={tmp_path}/samples.npz"]
+    data = ["data=mnist", "data.source._target_=digits.Digits"]
+    given, _ = evaluate(config(*options, *data, config_name="evaluate"))
+    assert given["scores"] == made["scores"]
+    with pytest.raises(ConfigError, match="data is missing"):
+        evaluate(config(*options, config_name="evaluate"))
+
+
+def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, trained):
+    ckpt = trained()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Judge, "scores", stop)
+        evaluated(ckpt=ckpt)
+    made = []
+    monkeypatch.setattr(evaluating, "make_batch", lambda *args: made.append(args))
+    monkeypatch.setattr("lit_diffusion.sampling.generate", None)  # nothing is sampled again
+    assert evaluated(ckpt=ckpt)["n"] == 12
+    assert len(made) == 1  # to measure the cost
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["n=5"], "more than k, 5"),
+        (["k=0"], "k is 0"),
+        (["bits_steps=1"], "bits_steps is 1"),
+        (["features=vgg"], "features is vgg: choose one of .*mnist.* inception"),
+        (["features=null"], "Digits has none of its own"),
+        (["features=inception"], "features=inception needs torch_fidelity"),
+        (["check=nowhere"], "features is nowhere"),
+    ],
+)
+def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
+    monkeypatch.setattr("lit_diffusion.sampling.generate", None)
+    with pytest.raises(ConfigError, match=message):
+        evaluated(*overrides)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"labels": np.zeros(3)}, "can't be read"),
+        ({"images": np.zeros((12, 28, 28), np.uint8)}, "give images uint8"),
+        ({"images": np.zeros((12, 1, 28, 28), np.float32)}, "give images uint8"),
+        ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "one label for each"),
+        ({"images": np.zeros((12, 1, 8, 8), np.uint8)}, "but the data's"),
+    ],
+)
+def test_samples_that_are_none(config, tmp_path, arrays, message):
+    np.savez(tmp_path / "samples.npz", **arrays)
+    options = ["features=mnist", "check=false", "logger=none", *QUICK, f"samples={tmp_path}/samples.npz"]
+    with pytest.raises(ConfigError, match=message):
+        evaluate(config(*options, "data=mnist", "data.source._target_=digits.Digits", config_name="evaluate"))
+
+
+def test_the_callback_scores_epochs(config, tmp_path):
+    options = [
+        "trainer=debug",
+        "trainer.max_epochs=2",
+        "callbacks=evaluation",
+        "logger=csv",
+        "model.num_classes=10",
+    ]
+    scores = ["callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist", "callbacks.samples=null"]
+    _, objects = train(config(*options, *scores, *TINY["small_unet"]))
+    rows = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("eval/fid")
+    assert len([row for row in rows[1:] if row.split(",")[column]]) == 2
+    assert {"eval/coverage", "eval/floor_fid", "eval/class_accuracy"} <= set(rows[0].split(","))
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(saved["state_dict"]) == len(objects["module"].state_dict())
+    assert not [name for name in saved["state_dict"] if "judge" in name or "classifier" in name]
+
+
+def test_the_callback_fails_before_training(config):
+    options = ["trainer=debug", "callbacks=evaluation", *TINY["small_unet"]]
+    with pytest.raises(ConfigError, match="Digits has none of its own"):
+        train(config(*options))
+    with pytest.raises(InstantiationException, match=r"evaluation\.n is 5"):
+        train(config(*options, "callbacks.evaluation.n=5"))
+
+
+def test_a_feature_network_of_ones_own(config, tmp_path):
+    options = ["data.source._target_=digits.Digits", "network.num_features=8", "network.widths=[8,8,8,8]"]
+    options += ["fit.epochs=9", "fit.batch_size=16", "fit.lr=1e-2"]
+    path, share, sha256 = train_features(config(*options, config_name="features"))
+    network = load_features(str(path))
+    digits = Digits()
+    assert network(digits.load(train=False)[0]).shape == (80, 8)
+    assert accuracy(network.classifier, *digits.load(train=False)) == share == network.about["accuracy"]
+    assert share > 0.5
+    assert network.sha256 == sha256
+    assert network.described()["recipe"]["fit"]["epochs"] == 9
+    _, _, same = train_features(config(*options, config_name="features"))
+    assert same == sha256
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match="truncated or no feature network"):
+        load_features(str(path))
+
+
+@pytest.mark.parametrize(
+    "name, least",
+    [("mnist", 0.994), ("mnist_check", 0.99), ("fashion_mnist", 0.92), ("fashion_mnist_check", 0.91)],
+)
+def test_the_networks_that_ship(name, least):
+    path = feature_networks.OURS[f"features_{name}"]
+    network = load_features(name)
+    assert path.stat().st_size < 1_000_000
+    assert network.about["accuracy"] >= least
+    assert network.about["network"]["num_features"] == 64
+    if name.startswith("mnist"):
+        assert accuracy(network.classifier, *Digits().load(train=False)) >= 0.98
+
+
+def test_every_data_set_has_two_networks():
+    class Mnist(Digits):
+        pass
+
+    judge = build_judge(Mnist())
+    assert judge.features.name == "mnist"
+    assert judge.check.name == "mnist_check"
+    assert judge.features.sha256 != judge.check.sha256
+    scores = judge.scores(*judge.test)
+    assert scores["fid"] != scores["fid_check"]
+    assert build_judge(Mnist(), check=False).check is None
