@@ -83,6 +83,16 @@ def load_denoiser(checkpoint: dict[str, Any]) -> Denoiser:
     return denoiser.eval()
 
 
+def epochs(checkpoint: dict[str, Any]) -> int:
+    """Epochs that its run has finished."""
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
+def has_ended(cfg: DictConfig, checkpoint: dict[str, Any]) -> bool:
+    """Whether the checkpoint's run has all the epochs that the config asks for."""
+    return 0 <= cfg.trainer.max_epochs <= epochs(checkpoint)
+
+
 def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> None:
     """ConfigError if a run can't go on from the checkpoint.
 
@@ -96,10 +106,9 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
         )
     now = OmegaConf.to_container(cfg, resolve=True)
     then = checkpoint["hyper_parameters"]
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if 0 <= now["trainer"]["max_epochs"] <= epochs:
+    if has_ended(cfg, checkpoint):
         raise ConfigError(
-            f"ckpt {path} has trained {epochs} epochs already, and trainer.max_epochs is "
+            f"ckpt {path} has trained {epochs(checkpoint)} epochs already, and trainer.max_epochs is "
             f"{now['trainer']['max_epochs']}: choose more"
         )
     changes = [

@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 
 import hydra
-from hydra.errors import InstantiationException
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,6 +51,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return main
 
     return decorate
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that a command line of these overrides means."""
+    try:
+        if GlobalHydra.instance().is_initialized():  # by the command that runs now
+            return compose(config_name, [*overrides])
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            return compose(config_name, [*overrides])
+    except HydraException as error:
+        sentence = " ".join(str(error).split())
+        raise ConfigError(f"{sentence} (overrides of {config_name}: {' '.join(overrides)})") from None
 
 
 def explain(error: Exception) -> str | None:

@@ -15,6 +15,8 @@ from lit_diffusion.errors import ConfigError, check_installed
 from lit_diffusion.guidance import guide
 from lit_diffusion.samplers.base import Sampler
 
+SHIPPED = Path(__file__).parent / "trained" / "mnist.safetensors"  # what is sampled where no ckpt is given
+
 
 class Loaded(NamedTuple):
     """A trained denoiser, and what comes with it.
@@ -39,7 +41,7 @@ class Loaded(NamedTuple):
 
 
 def load(cfg: DictConfig) -> Loaded:
-    """What ``cfg.ckpt`` holds, or the pretrained model in ``cfg.model``.
+    """What ``cfg.ckpt`` holds, or the pretrained model in ``cfg.model``, or the model that ships.
 
     Raises:
         ConfigError: a checkpoint, model, sampler, device or guidance that can't work.
@@ -51,7 +53,8 @@ def load(cfg: DictConfig) -> Loaded:
             f"negative_prompt is {cfg.negative_prompt!r}, but the model of a checkpoint takes no prompts: "
             "leave it out"
         )
-    trained = checkpoint.read(cfg.ckpt)
+    path = cfg.ckpt or SHIPPED
+    trained = checkpoint.read(path)
     config = OmegaConf.create(trained["hyper_parameters"])
     device = choose_device(cfg.device)
     denoiser = checkpoint.load_denoiser(trained).to(device)
@@ -59,9 +62,13 @@ def load(cfg: DictConfig) -> Loaded:
     sampler.check(denoiser)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    with Path(cfg.ckpt).open("rb") as file:
-        identity = hashlib.file_digest(file, "sha256").hexdigest()
-    return Loaded(guided, sampler, shape, device, identity, config)
+    return Loaded(guided, sampler, shape, device, identity(path), config)
+
+
+def identity(path: str | Path) -> str:
+    """Tells one file of weights from another: its SHA-256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_pretrained(cfg: DictConfig) -> Loaded:
@@ -86,13 +93,13 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     sampler = build_sampler(cfg, OmegaConf.create())
     sampler.check(denoiser)
     guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
-    identity = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
+    weights = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
     if second is None:
-        return Loaded(guided, sampler, denoiser.shape, device, identity)
+        return Loaded(guided, sampler, denoiser.shape, device, weights)
     walk = {key: second.pop(key) for key in ("sampler", "guidance", "noise_level")}
     walk["sampler"] = instantiate(walk["sampler"], _convert_="all")
     upscaler = Upscaler(denoiser.pipeline, load_pipeline(**second, device=device), **walk)
-    return Loaded(guided, sampler, denoiser.shape, device, identity, upscaler=upscaler)
+    return Loaded(guided, sampler, denoiser.shape, device, weights, upscaler=upscaler)
 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:

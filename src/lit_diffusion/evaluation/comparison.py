@@ -1,0 +1,101 @@
+"""Choices compared over seeds: means, their 95 % intervals, and paired differences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch.distributions import StudentT
+
+from lit_diffusion.evaluation.report import ROWS
+
+Values = Mapping[str, Mapping[str, Sequence[float]]]  # choice -> score -> a value for each seed
+
+
+def compare(values: Values, baseline: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each choice and score: values, mean and interval, and those of its difference to the baseline.
+
+    The difference is paired: seed by seed, so that what a seed does to both cancels. Intervals are half
+    widths, Student's at 95 %; None for a single seed.
+    """
+    found = {}
+    for choice, scores in values.items():
+        found[choice] = {}
+        for score, of_seeds in scores.items():
+            mean, interval = mean_and_interval(of_seeds)
+            found[choice][score] = {"values": list(of_seeds), "mean": mean, "interval": interval}
+            if choice != baseline:
+                pairs = zip(of_seeds, values[baseline][score], strict=True)
+                mean, interval = mean_and_interval([a - b for a, b in pairs])
+                found[choice][score] |= {"difference": mean, "difference_interval": interval}
+    return found
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of some values, and half the width of its 95 % interval."""
+    sample = torch.tensor(values, dtype=torch.float64)
+    if len(sample) == 1:
+        return float(sample), None
+    return float(sample.mean()), float(sample.std() / len(sample) ** 0.5 * t_quantile(len(sample) - 1))
+
+
+def t_quantile(degrees: int) -> float:
+    """Where 97.5 % of Student's t distribution lie below."""
+    t = torch.linspace(0, 20, 200_001, dtype=torch.float64)
+    density = StudentT(torch.tensor(float(degrees), dtype=torch.float64)).log_prob(t).exp()
+    below = 0.5 + torch.cumulative_trapezoid(density, t)
+    return float(t[1:][below >= 0.975][0])
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """A row for each choice: each score's mean, and its difference to the baseline."""
+    seeds = ", ".join(map(str, result["seeds"]))
+    found = Table(title=f"{result['name']}, seeds {seeds}", caption=caption(result), caption_justify="left")
+    for heading in headings(result):
+        found.add_column(heading)
+    for row in rows(result):
+        found.add_row(*row)
+    return found
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same for a document."""
+    lines = [headings(result), ["---"] * len(headings(result)), *rows(result)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{caption(result)}\n"
+
+
+def headings(result: Mapping[str, Any]) -> list[str]:
+    return ["choice", *[f"{ROWS[score][0]} ({ROWS[score][1]} is better)" for score in result["scores"]]]
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    made = [[choice, *map(cell, scores.values())] for choice, scores in result["choices"].items()]
+    floor = result["floor"]
+    return [
+        *made,
+        ["floor", *[f"{floor[score]:.4g}" if score in floor else "" for score in result["scores"]]],
+    ]
+
+
+def cell(score: Mapping[str, Any]) -> str:
+    """mean ± interval (difference ± its interval)."""
+    text = spread(score["mean"], score["interval"])
+    if "difference" not in score:
+        return text
+    return f"{text} ({spread(score['difference'], score['difference_interval'], sign='+')})"
+
+
+def spread(mean: float, interval: float | None, sign: str = "") -> str:
+    return f"{mean:{sign}.4g}" if interval is None else f"{mean:{sign}.4g} ± {interval:.2g}"
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    """What the numbers are."""
+    reference, features, floor_n = result["reference"], result["features"], result["floor_n"]
+    return (
+        f"Mean ± half its 95 % interval over seeds {', '.join(map(str, result['seeds']))}, and in brackets "
+        f"the paired difference to {result['baseline']}; n = {result['n']:,} samples; reference: "
+        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; feature network "
+        f"{features['name']}, sha256 {features['sha256'][:12]}; floor: {floor_n:,} real test images."
+    )

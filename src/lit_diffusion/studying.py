@@ -1,0 +1,198 @@
+"""What the study command does."""
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from lit_diffusion import checkpoint
+from lit_diffusion.cli import composed
+from lit_diffusion.errors import ConfigError, check_chosen, check_whole_number
+from lit_diffusion.evaluating import RESULT, evaluate
+from lit_diffusion.evaluation.comparison import compare, markdown
+from lit_diffusion.evaluation.report import ROWS
+from lit_diffusion.files import whole
+from lit_diffusion.images import make_folder
+from lit_diffusion.loading import SHIPPED, identity
+from lit_diffusion.training import train
+
+TRAINED = "trained.json"  # in the folder of a run that is finished
+
+NEEDS = {  # scores that an evaluation can do without, and the key that leaves them out
+    "cas": "cas_images",
+    "bits_per_dim": "bits_n",
+    "nearest": "memorisation",
+    "fid_check": "check",
+    "class_accuracy_check": "check",
+}
+
+
+class Cell(NamedTuple):
+    """A choice with a seed.
+
+    Attributes:
+        choice: its name.
+        seed: of training and of sampling.
+        run: the config of its training, None for none; its ``out`` is a folder that cells may share.
+        evaluation: the config of its evaluation.
+    """
+
+    choice: str
+    seed: int
+    run: DictConfig | None
+    evaluation: DictConfig
+
+
+def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+    """Train and score every choice with every seed, and compare them.
+
+    What is finished in ``cfg.out`` isn't done again: the same command with the same ``out`` goes on where
+    one that was stopped has been. A training's folder is named after its overrides, so that choices
+    which train alike share it.
+
+    Returns:
+        The comparison, as study.json in ``cfg.out`` holds it, and study.md, the table.
+
+    Raises:
+        ConfigError: anything that a study, a training or an evaluation can't work with.
+    """
+    check(cfg)
+    out = make_folder(cfg.out)
+    cells = [cell(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
+    results = []
+    try:
+        for done, each in enumerate(cells, start=1):
+            results.append(finished(each))
+            say(f"{done} of {len(cells)}: {each.choice}, seed {each.seed}", results[-1], cfg.study.scores)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command with out={out} goes on", file=sys.stderr)
+        raise
+    result = comparison(cfg, cells, results)
+    with whole(out / "study.json") as file:
+        file.write(json.dumps(result, indent=2).encode())
+    with whole(out / "study.md") as file:
+        file.write(markdown(result).encode())
+    return result, out / "study.md"
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a study that can't end in a table."""
+    check_chosen(cfg, "study")
+    if not cfg.seeds or len({*cfg.seeds}) < len(cfg.seeds):
+        raise ConfigError(f"seeds is {cfg.seeds}: choose a list of different ones, such as [0, 1, 2]")
+    for seed in cfg.seeds:
+        check_whole_number("seeds", seed, least=0)
+    if cfg.ckpt and cfg.study.train is not None:
+        raise ConfigError(f"ckpt is {cfg.ckpt}, but this study trains its models: leave ckpt out")
+    if cfg.study.baseline not in cfg.study.choices:
+        raise ConfigError(
+            f"study.baseline is {cfg.study.baseline}: choose one of {', '.join(cfg.study.choices)}"
+        )
+    for choice, own in cfg.study.choices.items():
+        for key in own or {}:
+            if key not in ("train", "evaluate"):
+                raise ConfigError(f"study.choices.{choice} has {key}: it can have train and evaluate")
+        if cfg.study.train is None and (own or {}).get("train"):
+            raise ConfigError(
+                f"study.choices.{choice} has train, but study.train is null, which trains nothing: choose "
+                "study.train=[]"
+            )
+    for score in cfg.study.scores:
+        if score not in ROWS:
+            raise ConfigError(f"study.scores has {score}: choose some of {', '.join(ROWS)}")
+
+
+def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
+    """The configs of one cell, composed before any cell starts, so that a misspelt override costs nothing."""
+    study = cfg.study
+    own = study.choices[choice] or {}
+    evaluating = [*study.evaluate, *own.get("evaluate", []), f"seed={seed}"]
+    evaluation = composed("evaluate", evaluating)
+    for score in study.scores:
+        if score in NEEDS and evaluation[NEEDS[score]] in (0, False):
+            raise ConfigError(
+                f"study.scores has {score}, but study.evaluate has {NEEDS[score]}="
+                f"{evaluation[NEEDS[score]]}: change one of them"
+            )
+    if study.train is None:
+        evaluation.ckpt = cfg.ckpt or evaluation.ckpt
+        weights = identity_of(evaluation.ckpt)
+        evaluation.out = str(out / "evaluations" / name_of([*evaluating, weights]))
+        return Cell(choice, seed, None, evaluation)
+    training = [*study.train, *own.get("train", []), f"seed={seed}"]
+    run = composed("train", training)
+    run.out = str(out / "runs" / name_of(training))
+    evaluation.ckpt = f"{run.out}/checkpoints/best.ckpt"
+    evaluation.out = str(out / "evaluations" / name_of([*evaluating, *training]))
+    return Cell(choice, seed, run, evaluation)
+
+
+def identity_of(ckpt: str | None) -> str:
+    """Tells one checkpoint from another, whatever its path."""
+    checkpoint.read(ckpt or SHIPPED)
+    return identity(ckpt or SHIPPED)
+
+
+def name_of(overrides: Sequence[str]) -> str:
+    """A folder's name: as much of the overrides as can be read, and a hash of all."""
+    readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
+    return f"{readable}-{hashlib.sha256(json.dumps([*overrides]).encode()).hexdigest()[:10]}"
+
+
+def finished(cell: Cell) -> dict[str, Any]:
+    """The cell's result; what isn't there yet is trained and scored."""
+    path = Path(cell.evaluation.out, RESULT)
+    if path.is_file():
+        return json.loads(path.read_text())
+    if cell.run and not Path(cell.run.out, TRAINED).is_file():
+        train_on(cell.run)
+    result, _ = evaluate(cell.evaluation)
+    return result
+
+
+def train_on(cfg: DictConfig) -> None:
+    """Train, from the latest checkpoint if a training was stopped here."""
+    last = Path(cfg.out, "checkpoints", "last.ckpt")
+    begin = time.perf_counter()
+    if last.is_file():
+        start = checkpoint.read(last)
+        if not checkpoint.has_ended(cfg, start):
+            cfg.ckpt = str(last)
+            train(cfg)
+    else:
+        train(cfg)
+    seconds = None if cfg.ckpt else time.perf_counter() - begin
+    with whole(Path(cfg.out, TRAINED)) as file:
+        file.write(json.dumps({"seconds": seconds}).encode())
+
+
+def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What ``study`` returns."""
+    values = {choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices}
+    for each, result in zip(cells, results, strict=True):
+        for score in cfg.study.scores:
+            if score not in result["scores"]:
+                raise ConfigError(f"study.scores has {score}, but {each.choice} has none: leave it out")
+            values[each.choice][score].append(result["scores"][score])
+    last = results[-1]
+    same = {key: last[key] for key in ("n", "floor", "floor_n", "reference", "features", "judge")}
+    return {
+        "name": cfg.name,
+        "seeds": list(cfg.seeds),
+        "scores": list(cfg.study.scores),
+        "baseline": cfg.study.baseline,
+        "choices": compare(values, cfg.study.baseline),
+        "overrides": OmegaConf.to_container(cfg.study, resolve=True),
+        **same,
+    }
+
+
+def say(what: str, result: dict[str, Any], scores: Sequence[str]) -> None:
+    numbers = [f"{score} {result['scores'][score]:.4g}" for score in scores if score in result["scores"]]
+    print(f"{what}: {', '.join(numbers)}", flush=True)

@@ -1,0 +1,210 @@
+"""Studies: choices times seeds, finished cells once, intervals against scipy."""
+
+import json
+import signal
+
+import pytest
+import torch
+from conftest import TINY, run_python
+from omegaconf import OmegaConf
+from scipy import stats
+
+from lit_diffusion import studying
+from lit_diffusion.errors import ConfigError
+from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, t_quantile
+from lit_diffusion.studying import study
+
+STUDY = {
+    "train": [
+        "data.source._target_=digits.Digits",
+        "data.val_size=60",
+        "data.batch_size=32",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=3",
+        "logger=csv",
+        "callbacks.samples=null",
+        "model.num_classes=10",
+        *TINY["small_unet"],
+    ],
+    "evaluate": [
+        "n=12",
+        "steps=2",
+        "cas_images=0",
+        "bits_n=0",
+        "memorisation=false",
+        "features=mnist",
+        "check=false",
+        "logger=none",
+    ],
+    "baseline": "plain",
+    "scores": ["fid", "class_accuracy"],
+    "choices": {
+        "plain": None,
+        "guided": {"evaluate": ["guidance=30"]},
+        "linear": {"train": ["schedule=linear"]},
+    },
+}
+
+
+def settings(out, seeds=(0, 1), **changes) -> dict:
+    small = {**STUDY, **changes}
+    return {"ckpt": None, "seeds": list(seeds), "name": "small", "out": str(out), "study": small}
+
+
+@pytest.fixture
+def studied(tmp_path):
+    """studied(seeds, folder, **changes of the study): what a small study finds."""
+
+    def made(seeds=(0, 1), folder="study", **changes):
+        result, _ = study(OmegaConf.create(settings(tmp_path / folder, seeds, **changes)))
+        return result
+
+    return made
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was trained and scored, in order; stop_at = k: Ctrl-C instead of the k-th."""
+
+    class Calls(list):
+        stop_at = None
+
+    seen = Calls()
+    for name in ("train", "evaluate"):
+        work = getattr(studying, name)
+
+        def counted(cfg, name=name, work=work):
+            if len(seen) == seen.stop_at:
+                seen.stop_at = None
+                raise KeyboardInterrupt
+            seen.append((name, cfg.out))
+            return work(cfg)
+
+        monkeypatch.setattr(studying, name, counted)
+    return seen
+
+
+def test_a_study_ends_in_one_table(studied, calls, tmp_path):
+    result = studied()
+    assert [name for name, _ in calls].count("train") == 4  # plain and guided share a training for each seed
+    assert [name for name, _ in calls].count("evaluate") == 6
+    assert result["choices"]["plain"]["fid"]["values"][0] != result["choices"]["plain"]["fid"]["values"][1]
+    assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert text == markdown(result)
+    lines = text.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| plain", "| guided", "| linear", "| floor"]
+    assert "n = 12" in text and "seeds 0, 1" in text and result["features"]["sha256"][:12] in text
+
+
+def test_what_is_finished_is_not_done_again(studied, calls):
+    straight = studied(folder="straight")
+    expected = [name for name, _ in calls]
+    calls.clear()
+    for done in (1, 3, 8):  # after a training, between two cells, in the middle of one
+        calls.stop_at = done
+        with pytest.raises(KeyboardInterrupt):
+            studied()
+        assert len(calls) == done
+    assert studied() == straight
+    assert [name for name, _ in calls] == expected
+    assert len({out for _, out in calls}) == len(expected)
+    calls.clear()
+    assert studied() == straight
+    assert calls == []
+    studied(seeds=(0, 1, 2))  # only the new seed's
+    assert len(calls) == 5
+
+
+DYING = """
+import json, os, signal, sys
+from omegaconf import OmegaConf
+from lit_diffusion.lit_module import LitDiffusion
+from lit_diffusion.studying import study
+forward, steps = LitDiffusion.training_step, []
+def step(self, batch, batch_idx):
+    steps.append(1)
+    if len(steps) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, batch, batch_idx)
+LitDiffusion.training_step = step
+study(OmegaConf.create(json.loads(sys.argv[1])))
+print(len(steps))
+"""
+
+
+def test_killed_in_the_middle_of_a_training(tmp_path, studied):
+    (tmp_path / "dying.py").write_text(DYING)
+    asked = json.dumps(settings(tmp_path / "study", seeds=[0]))
+    killed = run_python("dying.py", asked, "11", cwd=tmp_path)  # in the second training's second epoch
+    assert killed.returncode == -signal.SIGKILL
+    again = run_python("dying.py", asked, "0", cwd=tmp_path)
+    assert again.stdout.splitlines()[-1] == "3"  # of 12 steps: 6 of a finished run, 3 of a saved epoch
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    torch.set_num_threads(1)
+    assert found == studied(seeds=[0], folder="straight")
+
+
+def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
+    """Killed between its last checkpoint and the note that it is finished."""
+    straight = studied(seeds=[0])
+    (_, run), *_ = calls
+    (studying.Path(run) / studying.TRAINED).unlink()
+    for cell in (studying.Path(run).parents[1] / "evaluations").iterdir():
+        (cell / "evaluation.json").unlink()
+    calls.clear()
+    assert studied(seeds=[0]) == straight
+    assert [name for name, _ in calls] == ["evaluate"] * 3
+
+
+def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path, calls):
+    ckpt = trained()
+    choices = {"plain": {}, "guided": {"evaluate": ["guidance=30"]}}
+    options = settings(tmp_path / "study", train=None, choices=choices) | {"ckpt": str(ckpt)}
+    result, _ = study(OmegaConf.create(options))
+    assert [name for name, _ in calls] == ["evaluate"] * 4
+    assert result["choices"]["guided"]["fid"]["difference"] != 0
+    contents = torch.load(ckpt)
+    contents["callbacks"] = {}
+    torch.save(contents, ckpt)  # another model of the same name
+    study(OmegaConf.create(options))
+    assert len(calls) == 8
+
+
+def test_intervals():
+    for degrees in (1, 2, 4, 30):
+        assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
+    values = [1.0, 2.0, 4.0]
+    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
+    assert mean_and_interval(values) == pytest.approx(((low + high) / 2, (high - low) / 2), rel=1e-3)
+    assert mean_and_interval([3.0]) == (3.0, None)
+
+
+def test_differences_are_paired():
+    """What a seed adds to both cancels."""
+    values = {"a": {"fid": [1.0, 11.0, 21.0]}, "b": {"fid": [2.0, 12.1, 21.9]}}
+    found = compare(values, "a")
+    assert "difference" not in found["a"]["fid"]
+    assert found["b"]["fid"]["difference"] == pytest.approx(1.0)
+    assert found["b"]["fid"]["difference_interval"] < 0.3 < 20 < found["b"]["fid"]["interval"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"baseline": "none"}, "study.baseline is none: choose one of plain, guided, linear"),
+        ({"scores": ["beauty"]}, "study.scores has beauty"),
+        ({"scores": ["cas"]}, "study.scores has cas, but"),
+        ({"choices": {"plain": {"training": []}}}, "choices.plain has training"),
+        ({"train": None}, "choices.linear has train, but study.train is null"),
+        ({"train": ["modle=small_unet"]}, "modle"),
+        ({"evaluate": ["n=many,=", "steps"]}, "overrides of evaluate: n=many,= steps"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": [0, 0]}, "seeds is"),
+        ({"seeds": [-1]}, "seeds is -1"),
+    ],
+)
+def test_mistakes_cost_nothing(studied, calls, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        studied(**changes)
+    assert calls == []
