@@ -1,4 +1,4 @@
-"""How many anagrams a small classifier reads as asked, both ways: ``python tests/anagrams.py CKPT``.
+"""How many anagrams our feature network reads as asked, both ways: ``python tests/anagrams.py CKPT``.
 
 100 of each pair, guidance 2, 34 ancestral steps, seed 0; beside them, how many plain samples of the first
 label are read as the second under the same view.
@@ -6,40 +6,32 @@ label are read as the second under the same view.
 
 import sys
 
-import classifier
 import torch
-from torch import Tensor
 
 from lit_diffusion import checkpoint
 from lit_diffusion.combinators import VIEWS, Anagram
-from lit_diffusion.data.idx import Mnist
 from lit_diffusion.denoiser import Labelled
+from lit_diffusion.evaluation.classifier import read
+from lit_diffusion.evaluation.features import load_features
 from lit_diffusion.guidance import Guided
-from lit_diffusion.images import to_float, to_uint8
+from lit_diffusion.images import to_uint8
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.generate import generate
 
 PAIRS = [(6, 9, "rotate_180"), (4, 7, "rotate_90"), (7, 2, "flip_vertical"), (5, 2, "flip_horizontal")]
 
 
-@torch.no_grad()
-def read(reader: torch.nn.Module, x: Tensor, label: int) -> Tensor:
-    """Which of the images in [-1, 1] are read as the label, (B,)."""
-    return reader(to_float(to_uint8(x))).argmax(1) == label
-
-
 if __name__ == "__main__":
-    mnist = Mnist("data")
-    mnist.prepare()
-    reader = classifier.train(*mnist.load(train=True))
+    reader = load_features("mnist").classifier
     guided = Guided(checkpoint.load_denoiser(checkpoint.read(sys.argv[1])), 2.0)
     for first, second, view in PAIRS:
         upright, turned = (Labelled(guided, torch.tensor([label])) for label in (first, second))
         sampler, look = Ancestral(34, clip=True), VIEWS[view].look
         x = generate(sampler, Anagram(upright, turned, view), range(100), (1, 28, 28))
         plain = generate(sampler, upright, range(100), (1, 28, 28))
-        both = read(reader, x, first) & read(reader, look(x), second)
-        alone = read(reader, look(plain), second)
+        seen, turned_seen, plain_seen = (read(reader, to_uint8(part)) for part in (x, look(x), look(plain)))
+        both = (seen == first) & (turned_seen == second)
+        alone = plain_seen == second
         print(
             f"{first} and {second} by {view}: {both.sum()} of 100 both ways; plain: {alone.sum()}", flush=True
         )

@@ -14,6 +14,7 @@ from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.denoiser import Denoiser, Labelled
 from lit_diffusion.editing import edit
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.evaluation.classifier import accuracy
 from lit_diffusion.images import load_png, to_float, to_uint8
 from lit_diffusion.masks import find_mask
 from lit_diffusion.predictions import Eps, V, Velocity
@@ -49,7 +50,7 @@ def denoiser():
 def reader():
     torch.set_num_threads(1)
     network = classifier.train(TRAIN, TRAIN_LABELS, epochs=12, batch_size=20)
-    assert classifier.accuracy(network, TEST, TEST_LABELS) > 0.9
+    assert accuracy(network, TEST, TEST_LABELS) > 0.9
     return network
 
 
@@ -80,7 +81,7 @@ def test_anagrams_are_read_both_ways(denoiser, reader, upright, turned, view):
     plain = generate(DDIM(20), first, range(40), SHAPE, 1)
 
     def read(x, label):
-        return classifier.accuracy(reader, to_uint8(x), torch.full((len(x),), label))
+        return accuracy(reader, to_uint8(x), torch.full((len(x),), label))
 
     look = VIEWS[view].look
     assert read(both, upright) >= 0.75
@@ -169,7 +170,7 @@ def test_inpainting_fits_the_known_pixels_and_resampling_fits_them_better(denois
     once, often = painted(1), painted(5)
     error = [float((out - x)[LEFT.expand_as(x)].square().mean()) for out in (once, often)]
     assert error[1] < 0.97 * error[0]
-    assert classifier.accuracy(reader, to_uint8(often), TEST_LABELS) > 0.6  # of ten, by its right half alone
+    assert accuracy(reader, to_uint8(often), TEST_LABELS) > 0.6  # of ten, by its right half alone
 
 
 def test_resampled_times():
