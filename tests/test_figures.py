@@ -1,5 +1,7 @@
 """Every figure, on real digits and small models: what it shows, not just that it is there."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def trained_run(config, tmp_path):
 @pytest.mark.parametrize(
     "experiment, names",
     [
-        ("denoise_sigma05", [name for name in FIGURES if name != "pure_noise"]),
+        ("denoise_sigma05", [name for name in FIGURES if name not in ("pure_noise", "images_seen", "nfe")]),
         ("denoise_pure_noise", ["pure_noise"]),
     ],
 )
@@ -127,6 +129,36 @@ def test_loss_plots_what_the_run_logged(trained_run):
     assert len(lines["val/loss"].get_xdata()) == 2
 
 
+def test_fid_over_images_seen(trained_run, drawn):
+    scored = ["callbacks=evaluation", "callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist"]
+    folder = str(trained_run("flow_time", *scored, "sampler.steps=2", "data.batch_size=16"))
+    figure, _ = plots.images_seen([folder, folder])
+    first, second, floor = figure.axes[0].lines
+    assert first.get_xdata().tolist() == second.get_xdata().tolist() == [48, 96]
+    assert min(first.get_ydata()) > floor.get_ydata()[0] > 0
+    path, _ = drawn("images_seen", f"run={folder}", f"out={folder}", "dpi=50")
+    assert len(Image.open(path).convert("L").getcolors()) > 10
+
+
+def test_fid_over_evaluations(tmp_path, drawn):
+    fids = {"ddim_5": 9.0, "heun_3": 7.0, "ddim_20": 4.0}
+    result = {
+        "n": 100,
+        "choices": {choice: {"fid": {"mean": fid}} for choice, fid in fids.items()},
+        "nfe": {"ddim_5": 5, "heun_3": 5, "ddim_20": 20},
+        "floor": {"fid": 1.5},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(result))
+    figure, source = plots.nfe(str(tmp_path))
+    ddim, heun, floor = figure.axes[0].lines
+    assert (ddim.get_xdata().tolist(), ddim.get_ydata().tolist()) == ([5, 20], [9.0, 4.0])
+    assert (heun.get_label(), heun.get_xdata().tolist()) == ("heun", [5])
+    assert floor.get_ydata()[0] == 1.5
+    assert "n = 100" in source
+    path, _ = drawn("nfe", f"study={tmp_path}", f"out={tmp_path}", "dpi=50")
+    assert len(Image.open(path).convert("L").getcolors()) > 10
+
+
 def test_progress_names_the_epochs(trained_run):
     figure, _ = plots.progress(str(trained_run("flow_time", "callbacks.samples.epochs=1")))
     assert [axes.get_title() for axes in figure.axes] == ["epoch 1", "epoch 2"]
@@ -138,6 +170,8 @@ def test_progress_names_the_epochs(trained_run):
         ("pure_noise", [], "give ckpt=PATH"),
         ("out_of_distribution", ["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         ("loss", [], "give run=DIR"),
+        ("images_seen", [], "give run=DIR"),
+        ("nfe", [], "give study=DIR"),
         ("schedules", ["dpi=0"], "dpi is 0"),
         ("schedules", ["out=/proc/figures"], "out is /proc/figures, which can't"),
         ("loss", ["run=nowhere"], "metrics.csv does not exist"),

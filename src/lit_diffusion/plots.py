@@ -1,6 +1,7 @@
 """The figures of the tutorials. Each function returns a matplotlib figure, and what it was drawn from."""
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -110,6 +111,44 @@ def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.legend()
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
+
+
+def images_seen(run: str | Sequence[str] | None) -> tuple[Figure, str]:
+    """FID over training images seen, of one run or several that had callbacks=evaluation, and its floor."""
+    runs = run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    for folder in runs:
+        points = [row for row in read_metrics(folder) if row.get("eval/fid")]
+        if not points:
+            raise ConfigError(f"{folder}/{METRICS} has no eval/fid: train with callbacks=evaluation")
+        seen = [float(row["eval/images_seen"]) for row in points]
+        axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=Path(folder).name)
+    axes.axhline(float(points[-1]["eval/floor_fid"]), color="gray", linestyle=":", label="floor")
+    axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
+    axes.legend()
+    return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
+
+
+def nfe(study: str | None) -> tuple[Figure, str]:
+    """FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
+    if not isinstance(study, str) or not Path(study, "study.json").is_file():
+        raise ConfigError(
+            f"study is {study}: give study=DIR, the folder of a finished study such as study=nfe"
+        )
+    result = json.loads(Path(study, "study.json").read_text())
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for choice, scores in result["choices"].items():
+        name = choice.rpartition("_")[0] or choice
+        curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
+    axes.axhline(result["floor"]["fid"], color="gray", linestyle=":", label="floor")
+    axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
+    axes.legend()
+    return figure, f"from {study}/study.json, n = {result['n']:,}"
 
 
 def progress(run: str | None) -> tuple[Figure, str]:

@@ -188,6 +188,7 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
         "scores": list(cfg.study.scores),
         "baseline": cfg.study.baseline,
         "choices": compare(values, cfg.study.baseline),
+        "nfe": {each.choice: result["cost"]["nfe"] for each, result in zip(cells, results, strict=True)},
         "overrides": OmegaConf.to_container(cfg.study, resolve=True),
         **same,
     }

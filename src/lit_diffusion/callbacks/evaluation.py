@@ -74,6 +74,7 @@ class Evaluation(AfterEpochs):
             batches.append(to_uint8(x).cpu())
         scores = self.judge.scores(torch.cat(batches), y)
         floor = {f"floor_{name}": score for name, score in self.judge.floor(self.n).items()}
+        seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
+        found = {**scores, **floor, "images_seen": seen * trainer.datamodule.batch_size}
         for logger in trainer.loggers:
-            numbers = {f"eval/{name}": score for name, score in {**scores, **floor}.items()}
-            logger.log_metrics(numbers, step=trainer.global_step)
+            logger.log_metrics({f"eval/{k}": number for k, number in found.items()}, trainer.global_step)
