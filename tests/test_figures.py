@@ -155,7 +155,7 @@ def test_fid_over_evaluations(tmp_path, drawn):
     assert (heun.get_label(), heun.get_xdata().tolist()) == ("heun", [5])
     assert floor.get_ydata()[0] == 1.5
     assert "n = 100" in source
-    path, _ = drawn("nfe", f"study={tmp_path}", f"out={tmp_path}", "dpi=50")
+    path, _ = drawn("nfe", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
 
 
@@ -171,7 +171,7 @@ def test_progress_names_the_epochs(trained_run):
         ("out_of_distribution", ["ckpt=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         ("loss", [], "give run=DIR"),
         ("images_seen", [], "give run=DIR"),
-        ("nfe", [], "give study=DIR"),
+        ("nfe", [], "the folder of a finished study"),
         ("schedules", ["dpi=0"], "dpi is 0"),
         ("schedules", ["out=/proc/figures"], "out is /proc/figures, which can't"),
         ("loss", ["run=nowhere"], "metrics.csv does not exist"),

@@ -130,13 +130,11 @@ def images_seen(run: str | Sequence[str] | None) -> tuple[Figure, str]:
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
 
 
-def nfe(study: str | None) -> tuple[Figure, str]:
+def nfe(run: str | None) -> tuple[Figure, str]:
     """FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
-    if not isinstance(study, str) or not Path(study, "study.json").is_file():
-        raise ConfigError(
-            f"study is {study}: give study=DIR, the folder of a finished study such as study=nfe"
-        )
-    result = json.loads(Path(study, "study.json").read_text())
+    if not isinstance(run, str) or not Path(run, "study.json").is_file():
+        raise ConfigError(f"run is {run}: give run=DIR, the folder of a finished study, study=nfe say")
+    result = json.loads(Path(run, "study.json").read_text())
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -148,7 +146,7 @@ def nfe(study: str | None) -> tuple[Figure, str]:
     axes.axhline(result["floor"]["fid"], color="gray", linestyle=":", label="floor")
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
     axes.legend()
-    return figure, f"from {study}/study.json, n = {result['n']:,}"
+    return figure, f"from {run}/study.json, n = {result['n']:,}"
 
 
 def progress(run: str | None) -> tuple[Figure, str]:
