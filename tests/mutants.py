@@ -36,6 +36,7 @@ INPAINTING = "test_editing.py::test_inpainting_keeps_known_pixels_exactly"
 HYBRIDS = "test_editing.py::test_a_hybrids_bands_are_each_ones"
 ORDERS = "test_oracle.py::test_flow_has_each_samplers_order"
 ANAGRAMS = "test_editing.py::test_anagrams_are_read_both_ways"
+BITS = "test_evaluation.py::test_bits_per_dim_of_gaussian_data"
 NOISING = "test_against_diffusers.py::test_noising_is_add_noise"
 
 # Means the same: were this "found", the tests would fail for another reason than the faults.
@@ -169,6 +170,27 @@ MUTANTS = {
         "slope(alpha, sigma).flatten() ** 2",
         "slope(alpha, sigma).flatten()",
         "test_lit_module.py",
+    ),
+    "coverage: an image is its own neighbour": Mutant(
+        "evaluation/distances.py",
+        "kthvalue(k + 1,",
+        "kthvalue(k,",
+        "test_evaluation.py::test_manifolds_are_those_of_prdc",
+    ),
+    "likelihood: the trace's sign": Mutant(
+        "evaluation/likelihood.py", "return prior + trace +", "return prior - trace +", BITS
+    ),
+    "likelihood: the density of z, not of x": Mutant(
+        "evaluation/likelihood.py", "+ dimensions * kappa[0].log()", "", BITS
+    ),
+    "likelihood: Euler's steps": Mutant(
+        "evaluation/likelihood.py", "z = z + step * (x_hat + there) / 2", "z = z + step * x_hat", BITS
+    ),
+    "study: differences the wrong way round": Mutant(
+        "evaluation/comparison.py",
+        "[a - b for a, b",
+        "[b - a for a, b",
+        "test_study.py::test_differences_are_paired",
     ),
 }
 
