@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import DIGITS, ROOT, TINY
+from digits import Digits
 from PIL import Image
 
 OPTIONS = [*DIGITS, *TINY["small_unet"], "trainer=debug", "sampler=ddim", "logger=wandb"]
@@ -105,3 +107,25 @@ def test_a_key_without_a_network_goes_offline(trained, tmp_path):
     assert "W&B can't be reached" in result.stdout
     assert result.stdout.count("W&B logs offline") == 1
     assert any(history(records(tmp_path / "run"), "val/loss"))
+
+
+def test_an_evaluation_reaches_wandb_and_the_terminal(run, tmp_path):
+    images, labels = Digits().load(train=False)
+    np.savez(tmp_path / "samples.npz", images=images.numpy(), labels=labels.numpy())
+    command = [
+        "-m",
+        "lit_diffusion.evaluate",
+        "samples=samples.npz",
+        "data=mnist",
+        "features=mnist",
+        "out=scored",
+    ]
+    quick = ["data.source._target_=digits.Digits", "check=false", "cas_images=0", "memorisation=false"]
+    result = run(*command, *quick, WANDB_MODE="offline")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scored" / "evaluation.json").read_text())["scores"]
+    (logged,) = [item for item in history(records(tmp_path / "scored"), "eval/") if item]
+    assert logged["eval/fid"] == pytest.approx(scores["fid"])
+    assert logged["eval/floor_fid"] == pytest.approx(scores["fid"])  # the samples are the test images
+    assert "class accuracy" in result.stdout
+    assert "80 real test images" in " ".join(result.stdout.split())
