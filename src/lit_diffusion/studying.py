@@ -53,8 +53,8 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     """Train and score every choice with every seed, and compare them.
 
     What is finished in ``cfg.out`` isn't done again: the same command with the same ``out`` goes on where
-    one that was stopped has been. A training's folder is named after its overrides, so that choices
-    which train alike share it.
+    one that was stopped has been. A training's folder is named after its config, so that choices
+    which train alike share it, and a change of the config is another training.
 
     Returns:
         The comparison, as study.json in ``cfg.out`` holds it, and study.md, the table.
@@ -121,15 +121,15 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
                 f"{evaluation[NEEDS[score]]}: change one of them"
             )
     if study.train is None:
+        weights = identity_of(cfg.ckpt or evaluation.ckpt)
+        evaluation.out = str(out / "evaluations" / name_of(evaluating, evaluation, weights))
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
-        weights = identity_of(evaluation.ckpt)
-        evaluation.out = str(out / "evaluations" / name_of([*evaluating, weights]))
         return Cell(choice, seed, None, evaluation)
     training = [*study.train, *own.get("train", []), f"seed={seed}"]
     run = composed("train", training)
-    run.out = str(out / "runs" / name_of(training))
+    evaluation.out = str(out / "evaluations" / name_of([*evaluating, *training], evaluation, run))
+    run.out = str(out / "runs" / name_of(training, run))
     evaluation.ckpt = f"{run.out}/checkpoints/best.ckpt"
-    evaluation.out = str(out / "evaluations" / name_of([*evaluating, *training]))
     return Cell(choice, seed, run, evaluation)
 
 
@@ -139,10 +139,11 @@ def identity_of(ckpt: str | None) -> str:
     return identity(ckpt or SHIPPED)
 
 
-def name_of(overrides: Sequence[str]) -> str:
-    """A folder's name: as much of the overrides as can be read, and a hash of all."""
+def name_of(overrides: Sequence[str], *settings: DictConfig | str) -> str:
+    """A folder's name: as much of the overrides as can be read, and a hash of all that they mean."""
     readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
-    return f"{readable}-{hashlib.sha256(json.dumps([*overrides]).encode()).hexdigest()[:10]}"
+    plain = [part if isinstance(part, str) else OmegaConf.to_container(part) for part in settings]
+    return f"{readable}-{hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:10]}"
 
 
 def finished(cell: Cell) -> dict[str, Any]:
