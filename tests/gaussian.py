@@ -39,6 +39,20 @@ class Gaussian(ExactNetwork):
         return self.mu + alpha * self.std**2 / variance * (x_t - alpha * self.mu)
 
 
+class Correlated(ExactNetwork):
+    """Data N(0, covariance), pixels of an image in a row."""
+
+    def __init__(self, schedule, prediction, covariance):
+        super().__init__(schedule, prediction)
+        self.covariance = covariance
+
+    def posterior_mean(self, x_t, alpha, sigma, y):
+        alpha, sigma = alpha.flatten()[0].double(), sigma.flatten()[0].double()  # one time for all
+        noise = sigma**2 * torch.eye(len(self.covariance), dtype=torch.float64)
+        gain = alpha * self.covariance @ torch.linalg.inv(alpha**2 * self.covariance + noise)
+        return (x_t.flatten(1).double() @ gain.T).reshape(x_t.shape).to(x_t)
+
+
 class Mixture(ExactNetwork):
     """Gaussians of one std around points of the plane, (B, 2, 1, 1); the label says which point."""
 

@@ -3,19 +3,21 @@
 import io
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from digits import Digits
-from gaussian import Gaussian, exact_denoiser
+from gaussian import Correlated, Gaussian, Images, exact_denoiser
 from hydra.errors import InstantiationException
 from prdc import compute_prdc
 from rich.console import Console
 from torchvision.transforms.functional import gaussian_blur
 
-from lit_diffusion import evaluating, rng
+from lit_diffusion import evaluating
+from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluating import evaluate
 from lit_diffusion.evaluation import features as feature_networks
@@ -24,7 +26,7 @@ from lit_diffusion.evaluation.distances import fid, kid, manifolds, nearest
 from lit_diffusion.evaluation.feature_training import train_features
 from lit_diffusion.evaluation.features import load_features
 from lit_diffusion.evaluation.judge import Judge, build_judge
-from lit_diffusion.evaluation.likelihood import HALF_LEVEL, bits_per_dim, flow_times
+from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
 from lit_diffusion.evaluation.report import table
 from lit_diffusion.images import to_float, to_uint8
 from lit_diffusion.predictions import Eps, V, Velocity, X
@@ -43,7 +45,7 @@ def network():
 def judge(network):
     """Of the fixture's 320 training digits and 80 others."""
     digits = Digits()
-    return Judge("Digits", digits.load(train=True), digits.load(train=False), network)
+    return Judge("Mnist", digits.load(train=True), digits.load(train=False), network)
 
 
 @pytest.fixture
@@ -51,22 +53,35 @@ def evaluated(config, trained, tmp_path):
     """evaluated(*overrides): the result for a small checkpoint that knows labels, as the file holds it."""
 
     def made(*overrides: str, ckpt=None):
-        options = [f"ckpt={ckpt or trained()}", "features=mnist", "check=false", "logger=none", *QUICK]
+        ckpt = ckpt or trained("data.source._target_=digits.Mnist")
+        options = [f"ckpt={ckpt}", "check=false", "logger=none", *QUICK]
         _, path = evaluate(config(*options, *overrides, config_name="evaluate"))
         return json.loads(path.read_text())
 
     return made
 
 
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def digits_denoiser():
+    """Exact for data that are the fixture's training digits and no others."""
+    images, labels = Digits().load(train=True)
+    network = Images(Flow(), Velocity(), to_float(images), labels)
+    return Denoiser(network, Flow(), Velocity())
+
+
 def noised(images, strength):
-    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    eps = torch.randn(images.shape, generator=generator())
     return to_uint8(to_float(images) + strength * eps)
 
 
 def two_sets(seed=0):
     """Features of two sets that differ, (300, 16) and (200, 16)."""
-    generator = torch.Generator().manual_seed(seed)
-    real, fake = (torch.randn(n, 16, generator=generator) for n in (300, 200))
+    source = generator(seed)
+    real, fake = (torch.randn(n, 16, generator=source) for n in (300, 200))
     return real, 1.2 * fake.cumsum(1) / 2 + 0.3
 
 
@@ -115,15 +130,19 @@ def test_the_nearest_training_image():
 
 
 def test_real_against_real_is_the_floor(judge, network):
-    """Twenty splits of the digits in a reference and two sets: in the mean both are as far from it."""
-    features = torch.cat([network(images) for images, _ in (judge.train, judge.test)])
+    """Twenty splits of the digits in reference, samples and test images: in the mean both score alike."""
+    images, labels = (torch.cat(parts) for parts in zip(judge.train, judge.test, strict=True))
     found = []
     for seed in range(20):
-        shuffled = features[torch.randperm(400, generator=torch.Generator().manual_seed(seed))]
-        real, samples, floor = shuffled.split([200, 100, 100])
-        found.append([fid(real, samples), fid(real, floor)])
-    samples, floor = torch.tensor(found).mean(0)
-    assert samples == pytest.approx(float(floor), rel=0.1)
+        order = torch.randperm(400, generator=generator(seed)).split([200, 100, 100])
+        train, samples, test = ((images[part], labels[part]) for part in order)
+        split = Judge("Mnist", train, test, network)
+        worse = noised(samples[0], 0.1)
+        fids = [split.scores(*samples), split.floor(100), split.scores(worse, samples[1])]
+        found.append([scores["fid"] for scores in fids])
+    samples, floor, worse = torch.tensor(found).mean(0).tolist()
+    assert samples == pytest.approx(floor, rel=0.1)
+    assert worse > 1.3 * samples
 
 
 def test_worse_digits_score_worse(judge):
@@ -164,7 +183,7 @@ def test_what_learns_from_samples_reads_real_digits(network):
     """By their labels, and not by others; from the digits themselves, for the floor."""
     digits = Digits()
     train, test = digits.load(train=True), digits.load(train=False)
-    judge = Judge("Digits", train, test, network, cas_images=3840)
+    judge = Judge("Mnist", train, test, network, cas_images=3840)
     right = judge.scores(*train)["cas"]
     wrong = judge.scores(train[0], (train[1] + 1) % 10)["cas"]
     assert wrong < 0.1 < 0.8 < right
@@ -172,39 +191,93 @@ def test_what_learns_from_samples_reads_real_digits(network):
     assert "cas" not in judge.scores(train[0], None)
 
 
+def test_the_floor_learns_from_training_images_and_is_tested_on_others(network, monkeypatch):
+    digits = Digits()
+    judge = Judge("Mnist", digits.load(train=True), digits.load(train=False), network, cas_images=1)
+    taught_by = []
+
+    def fit(classifier, images, labels, *rest):
+        taught_by.extend(zip(images, labels.tolist(), strict=True))
+        return classifier.eval()
+
+    monkeypatch.setattr("lit_diffusion.evaluation.judge.fit", fit)
+    judge.floor(50)
+    assert len(taught_by) == 50
+    known = [(image.numpy().tobytes(), int(label)) for image, label in zip(*judge.train, strict=True)]
+    assert all((image.numpy().tobytes(), label) in known for image, label in taught_by)
+
+
 def test_memorised_digits_are_nearer_than_new_ones(network):
     digits = Digits()
-    judge = Judge("Digits", digits.load(train=True), digits.load(train=False), network, memorisation=True)
-    assert judge.scores(*judge.train)["nearest"] < 1e-3 < 0.1 < judge.floor(80)["nearest"]
+    judge = Judge("Mnist", digits.load(train=True), digits.load(train=False), network, memorisation=True)
+    floor = judge.floor(80)
+    copies = judge.scores(*judge.train)
+    some = judge.scores(torch.cat([judge.train[0][:20], judge.test[0][:60]]), None)
+    assert copies["nearest"] < 1e-3 < 0.1 < floor["nearest"]
+    assert (floor["copies"], some["copies"], copies["copies"]) == (1 / 80, pytest.approx(0.25, abs=0.02), 1)
 
 
+def test_a_network_reads_its_own_data_only(judge, network):
+    """Digits have an FID by any network; only one that has learnt digits tells whether they are as asked."""
+    clothes = load_features("fashion_mnist")
+    other = Judge("Mnist", judge.train, judge.test, clothes, check=network)
+    scores = other.scores(*judge.test)
+    assert scores["fid"] > 0
+    assert "class_accuracy" not in scores
+    assert scores["class_accuracy_check"] == 1
+    assert other.histogram(judge.test[0]) == []
+
+
+@pytest.mark.parametrize("labels", [[10], [-1]])
+def test_labels_that_the_data_lack(judge, labels):
+    images = judge.test[0][:8]
+    with pytest.raises(ConfigError, match="leave out labels that say nothing"):
+        judge.scores(images, torch.tensor(labels * 8))
+
+
+def true_bits(images, mean, std):
+    """Bits per pixel of grey levels that are N(mean, std^2), rounded."""
+    edges = (torch.arange(257, dtype=torch.float64) - 0.5) / 127.5 - 1
+    below = torch.distributions.Normal(torch.tensor(mean, dtype=torch.float64), std).cdf(edges)
+    return -(below[1:] - below[:-1])[images.long()].log2().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("std", [0.02, 0.1])
 @pytest.mark.parametrize(
-    "schedule, prediction",
-    [
-        (Flow(), Velocity()),
-        (Flow(), X()),
-        (Cosine(), V()),
-        (Linear(), Eps()),
-        (Linear(100, 1e-3, 0.2), Eps()),
-    ],
+    "schedule, prediction", [(Flow(), Velocity()), (Flow(), X()), (Cosine(), V()), (Linear(), Eps())]
 )
-def test_bits_per_dim_of_gaussian_data(schedule, prediction):
-    """The density at the first noise level is a Gaussian too; images of different labels in any batch."""
+def test_bits_per_dim_of_gaussian_data(monkeypatch, schedule, prediction, std):
+    monkeypatch.setattr(Gaussian, "std", std)
     denoiser = exact_denoiser(Gaussian, schedule, prediction)
-    x = Gaussian.mu + Gaussian.std * torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    images = to_uint8(x)
-    found = bits_per_dim(denoiser, images, None, seed=0)
-    t = flow_times(denoiser, 50)[0]
-    variance = Gaussian.std**2 + float(schedule.sigma(t) / schedule.alpha(t)) ** 2
-    uniform = torch.stack(
-        [torch.rand(1, 8, 8, generator=rng.generator(0, "dequantise", k)) for k in range(8)]
-    )
-    x = (images + uniform - 0.5) * 2 * HALF_LEVEL - 1
-    nats = (x - Gaussian.mu).square() / (2 * variance) + math.log(2 * math.pi * variance) / 2
-    expected = nats.double().flatten(1).mean(1) / math.log(2) + math.log2(1 / (2 * HALF_LEVEL))
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0)
-    assert (found - expected).abs().mean() / expected.mean() < 0.005
-    torch.testing.assert_close(bits_per_dim(denoiser, images[:3], None, seed=0), found[:3])
+    images = to_uint8(Gaussian.mu + std * torch.randn(120, 1, 6, 6, generator=generator()))
+    expected = true_bits(images, Gaussian.mu, std).mean()
+    found = {steps: bits_per_dim(denoiser, images, None, 0, steps) for steps in (49, 50, 51)}
+    assert found[50].mean() == pytest.approx(float(expected), rel=0.02 if std > 0.05 else 0.06)
+    assert found[50].mean() > expected
+    for steps in (49, 51):
+        assert found[steps].mean() == pytest.approx(float(found[50].mean()), rel=0.001)
+    torch.testing.assert_close(bits_per_dim(denoiser, images[:3], None, 0), found[50][:3])
+
+
+def test_bits_per_dim_of_pixels_that_belong_together():
+    """Strongly correlated pixels: only the Jacobian's trace will do, not its sum."""
+    mix = torch.full((9, 9), 0.5) + 0.5 * torch.eye(9)
+    covariance = (0.1**2 * mix).double()
+    denoiser = exact_denoiser(partial(Correlated, covariance=covariance), Flow(), Velocity())
+    normal = torch.distributions.MultivariateNormal(torch.zeros(9, dtype=torch.float64), covariance)
+    flat = torch.randn(150, 9, generator=generator(), dtype=torch.float64) @ normal.scale_tril.T
+    images = to_uint8(flat.reshape(150, 1, 3, 3))
+    density = normal.log_prob(images.double().flatten(1) / 127.5 - 1) + 9 * math.log(2 / 255)
+    expected = -density.mean() / 9 / math.log(2)
+    assert bits_per_dim(denoiser, images, None, 0).mean() == pytest.approx(float(expected), rel=0.02)
+
+
+def test_bits_per_dim_ask_for_the_images_own_label(digits_denoiser):
+    """A model of ten classes finds a digit far likelier as what it is than as the next."""
+    images, labels = Digits().load(train=True)
+    right = bits_per_dim(digits_denoiser, images[::40], labels[::40], 0, steps=20)
+    wrong = bits_per_dim(digits_denoiser, images[::40], (labels[::40] + 1) % 10, 0, steps=20)
+    assert (right < wrong - 0.5).all()
 
 
 def test_one_noise_level_has_no_bits():
@@ -217,7 +290,7 @@ def test_the_whole_result(evaluated, tmp_path):
     result = evaluated("guidance=2", "cas_images=24", "bits_n=2", "bits_steps=3")
     assert result["n"] == result["floor_n"] == 12
     assert set(result["floor"]) == {*result["scores"]} - {"bits_per_dim"}
-    expected = "fid kid precision recall density coverage class_accuracy nearest cas bits_per_dim"
+    expected = "fid kid precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
     assert set(result["scores"]) == set(expected.split())
     assert all(math.isfinite(score) for score in [*result["scores"].values(), *result["floor"].values()])
     assert result["cost"]["nfe"] == 4  # 2 steps of DDIM, each guided by a second evaluation
@@ -231,23 +304,70 @@ def test_the_whole_result(evaluated, tmp_path):
     console.print(table(result))
     text = console.export_text()
     sha256 = result["features"]["sha256"][:12]
-    for part in ("12 samples", "12 real test images", "Digits, train split, 320", "seeds: samples 0", sha256):
+    for part in ("12 samples", "12 real test images", "Mnist, train split, 320", "seeds: samples 0", sha256):
         assert part in text
 
 
+@pytest.mark.parametrize(
+    "overrides, labelled",
+    [
+        (["y=null"], False),
+        (["guidance=0"], False),
+        (["y=[1,2]"], True),
+        (["y=7", "n=90"], True),  # more than the test images
+    ],
+)
+def test_labels_are_scored_if_they_were_asked_for(evaluated, overrides, labelled, tmp_path):
+    result = evaluated(*overrides, "cas_images=12", "npz=true")
+    for scores in (result["scores"], result["floor"]):
+        assert ("class_accuracy" in scores) == ("cas" in scores) == labelled
+    assert result["floor_n"] == min(result["n"], 80)
+    arrays = np.load(tmp_path / "samples.npz")
+    assert ("labels" in arrays) == ("y=null" not in overrides)
+
+
+def test_a_model_without_labels(evaluated, trained):
+    ckpt = trained("data.source._target_=digits.Mnist", "model.num_classes=0")
+    result = evaluated("cas_images=12", "bits_n=2", "bits_steps=2", ckpt=ckpt)
+    assert {"cas", "class_accuracy"}.isdisjoint(result["scores"] | result["floor"])
+    assert math.isfinite(result["scores"]["bits_per_dim"])
+    assert result["bits"] == {"n": 2, "steps": 2, "split": "test"}
+
+
+def test_two_evaluations_in_a_process(evaluated, trained):
+    """The judge of the first isn't that of the second."""
+    ckpt = trained("data.source._target_=digits.Mnist")
+    first, again, other = evaluated(ckpt=ckpt), evaluated(ckpt=ckpt), evaluated("k=3", ckpt=ckpt)
+    assert first["scores"] == again["scores"]
+    assert first["floor"]["density"] != other["floor"]["density"]
+
+
 def test_samples_of_any_model_can_be_scored(evaluated, config, tmp_path, trained):
-    ckpt = trained()
+    ckpt = trained("data.source._target_=digits.Mnist")
     made = evaluated("npz=true", ckpt=ckpt)
     options = ["features=mnist", "check=false", "logger=none", *QUICK, f"samples={tmp_path}/samples.npz"]
-    data = ["data=mnist", "data.source._target_=digits.Digits"]
+    data = ["data=mnist", "data.source._target_=digits.Mnist"]
     given, _ = evaluate(config(*options, *data, config_name="evaluate"))
     assert given["scores"] == made["scores"]
     with pytest.raises(ConfigError, match="data is missing"):
         evaluate(config(*options, config_name="evaluate"))
 
 
+def test_a_model_of_other_images_costs_no_sampling(evaluated, trained, monkeypatch):
+    """A colour model, and digits to compare with."""
+    monkeypatch.setattr("lit_diffusion.sampling.generate", None)
+    ckpt = trained("data.source._target_=digits.Mnist")
+    contents = torch.load(ckpt)
+    contents["hyper_parameters"]["data"]["channels"] = 3
+    torch.save(contents, ckpt)
+    with pytest.raises(
+        ConfigError, match=r"the images are \(3, 28, 28\), but those of Mnist are \(1, 28, 28\)"
+    ):
+        evaluated(ckpt=ckpt)
+
+
 def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, trained):
-    ckpt = trained()
+    ckpt = trained("data.source._target_=digits.Mnist")
 
     def stop(*args):
         raise KeyboardInterrupt
@@ -269,9 +389,11 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
         (["features=vgg"], "features is vgg: choose one of .*mnist.* inception"),
-        (["features=null"], "Digits has none of its own"),
+        (["+data.source._target_=digits.Digits"], "Digits has none of its own"),
+        (["+data.source._target_=digits.Digits", "features=mnist", "check=true"], "check is true"),
         (["features=inception"], "features=inception needs torch_fidelity"),
-        (["check=nowhere"], "features is nowhere"),
+        (["check=nowhere"], "check is nowhere"),
+        (["samples=samples.npz"], "leave one out"),
     ],
 )
 def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
@@ -286,15 +408,15 @@ def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
         ({"labels": np.zeros(3)}, "can't be read"),
         ({"images": np.zeros((12, 28, 28), np.uint8)}, "give images uint8"),
         ({"images": np.zeros((12, 1, 28, 28), np.float32)}, "give images uint8"),
-        ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "one label for each"),
-        ({"images": np.zeros((12, 1, 8, 8), np.uint8)}, "but the data's"),
+        ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "for each a label"),
+        ({"images": np.zeros((12, 1, 8, 8), np.uint8)}, "but those of Mnist"),
     ],
 )
 def test_samples_that_are_none(config, tmp_path, arrays, message):
     np.savez(tmp_path / "samples.npz", **arrays)
     options = ["features=mnist", "check=false", "logger=none", *QUICK, f"samples={tmp_path}/samples.npz"]
     with pytest.raises(ConfigError, match=message):
-        evaluate(config(*options, "data=mnist", "data.source._target_=digits.Digits", config_name="evaluate"))
+        evaluate(config(*options, "data=mnist", "data.source._target_=digits.Mnist", config_name="evaluate"))
 
 
 def test_the_callback_scores_epochs(config, tmp_path):
@@ -305,7 +427,7 @@ def test_the_callback_scores_epochs(config, tmp_path):
         "logger=csv",
         "model.num_classes=10",
     ]
-    scores = ["callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist", "callbacks.samples=null"]
+    scores = ["callbacks.evaluation.n=8", "data.source._target_=digits.Mnist", "callbacks.samples=null"]
     _, objects = train(config(*options, *scores, *TINY["small_unet"]))
     rows = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("eval/fid")
@@ -326,7 +448,7 @@ def test_the_callback_fails_before_training(config):
 
 def test_a_feature_network_of_ones_own(config, tmp_path):
     options = ["data.source._target_=digits.Digits", "network.num_features=8", "network.widths=[8,8,8,8]"]
-    options += ["fit.epochs=9", "fit.batch_size=16", "fit.lr=1e-2"]
+    options += ["fit.epochs=9", "fit.batch_size=16", "fit.lr=1e-2", "fit.dropout=0.1"]
     path, share, sha256 = train_features(config(*options, config_name="features"))
     network = load_features(str(path))
     digits = Digits()

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from conftest import TINY, run_python
+from filelock import FileLock
 from omegaconf import OmegaConf
 from scipy import stats
 
@@ -16,7 +17,7 @@ from lit_diffusion.studying import study
 
 STUDY = {
     "train": [
-        "data.source._target_=digits.Digits",
+        "data.source._target_=digits.Mnist",
         "data.val_size=60",
         "data.batch_size=32",
         "trainer=cpu",
@@ -33,7 +34,6 @@ STUDY = {
         "cas_images=0",
         "bits_n=0",
         "memorisation=false",
-        "features=mnist",
         "check=false",
         "logger=none",
     ],
@@ -119,30 +119,63 @@ def test_what_is_finished_is_not_done_again(studied, calls):
 
 DYING = """
 import json, os, signal, sys
+from filelock import FileLock
 from omegaconf import OmegaConf
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.studying import study
-forward, steps = LitDiffusion.training_step, []
+forward, steps, stop = LitDiffusion.training_step, [], int(sys.argv[1])
 def step(self, batch, batch_idx):
     steps.append(1)
-    if len(steps) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
+    if len(steps) == stop: os.kill(os.getpid(), signal.SIGKILL)
     return forward(self, batch, batch_idx)
 LitDiffusion.training_step = step
-study(OmegaConf.create(json.loads(sys.argv[1])))
+study(OmegaConf.create(json.loads(sys.argv[2])))
 print(len(steps))
+"""
+TYPED = """
+from lit_diffusion.study import main
+sys.argv[1:] = sys.argv[2:]
+main()
 """
 
 
 def test_killed_in_the_middle_of_a_training(tmp_path, studied):
     (tmp_path / "dying.py").write_text(DYING)
     asked = json.dumps(settings(tmp_path / "study", seeds=[0]))
-    killed = run_python("dying.py", asked, "11", cwd=tmp_path)  # in the second training's second epoch
+    killed = run_python("dying.py", "11", asked, cwd=tmp_path)  # in the second training's second epoch
     assert killed.returncode == -signal.SIGKILL
-    again = run_python("dying.py", asked, "0", cwd=tmp_path)
+    again = run_python("dying.py", "0", asked, cwd=tmp_path)
     assert again.stdout.splitlines()[-1] == "3"  # of 12 steps: 6 of a finished run, 3 of a saved epoch
     found = json.loads((tmp_path / "study" / "study.json").read_text())
     torch.set_num_threads(1)
     assert found == studied(seeds=[0], folder="straight")
+
+
+def test_interrupted_in_the_middle_of_a_training(tmp_path):
+    """As typed: the choices of a study are a file of its own."""
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
+    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
+    command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    stopped = run_python("dying.py", "3", *command, cwd=tmp_path)
+    assert stopped.returncode == 130
+    assert "the same command with out=outputs/study/small goes on" in stopped.stderr
+    again = run_python("dying.py", "0", *command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "small, seeds 0" in again.stdout
+    assert (tmp_path / "outputs" / "study" / "small" / "study.md").is_file()
+
+
+def test_two_studies_in_one_folder(studied, tmp_path):
+    (tmp_path / "study").mkdir()
+    with FileLock(tmp_path / "study" / "lock"), pytest.raises(ConfigError, match="another study is at work"):
+        studied()
+
+
+def test_what_cannot_be_compared_is_not(studied, calls):
+    with pytest.raises(ConfigError, match="more, seed 0 has n 14, but the first 12"):
+        studied(seeds=[0], choices={"plain": None, "more": {"evaluate": ["n=14"]}, "linear": None})
+    assert len(calls) == 3  # a training and two evaluations: nothing after
 
 
 def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
@@ -158,7 +191,7 @@ def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
 
 
 def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path, calls):
-    ckpt = trained()
+    ckpt = trained("data.source._target_=digits.Mnist")
     choices = {"plain": {}, "guided": {"evaluate": ["guidance=30"]}}
     options = settings(tmp_path / "study", train=None, choices=choices) | {"ckpt": str(ckpt)}
     result, _ = study(OmegaConf.create(options))
@@ -198,6 +231,9 @@ def test_differences_are_paired():
         ({"choices": {"plain": {"training": []}}}, "choices.plain has training"),
         ({"train": None}, "choices.linear has train, but study.train is null"),
         ({"train": ["modle=small_unet"]}, "modle"),
+        ({"train": [*STUDY["train"], "trainer=ddp_cpu"]}, "trainer.devices 2"),
+        ({"train": [*STUDY["train"], "callbacks.best=null"]}, "callbacks.best or callbacks.last"),
+        ({"evaluate": ["ckpt=model.ckpt"]}, "plain trains a model, but evaluates another"),
         ({"evaluate": ["n=many,=", "steps"]}, "overrides of evaluate: n=many,= steps"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": [0, 0]}, "seeds is"),

@@ -120,7 +120,7 @@ def test_an_evaluation_reaches_wandb_and_the_terminal(run, tmp_path):
         "features=mnist",
         "out=scored",
     ]
-    quick = ["data.source._target_=digits.Digits", "check=false", "cas_images=0", "memorisation=false"]
+    quick = ["data.source._target_=digits.Mnist", "check=false", "cas_images=0", "memorisation=false"]
     result = run(*command, *quick, WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "scored" / "evaluation.json").read_text())["scores"]

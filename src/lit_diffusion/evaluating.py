@@ -1,12 +1,10 @@
 """What the evaluation command does."""
 
 import json
-import resource
-import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.evaluation.cost import cost
 from lit_diffusion.evaluation.judge import Judge, build_judge
 from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
 from lit_diffusion.files import whole
@@ -26,6 +25,8 @@ from lit_diffusion.loading import Loaded, choose_device, load
 from lit_diffusion.sampling import check_numbers, conditions, labels_of, make, make_batch, what_decides, write
 
 RESULT = "evaluation.json"
+
+Samples = tuple[Tensor, Tensor | None]
 
 
 def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
@@ -43,25 +44,30 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "judge_seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     out = make_folder(cfg.out)
-    loaded = None if cfg.samples else load(cfg)
-    judge = judge_for(cfg, loaded)
-    judge.check_n(cfg.n)
-    if loaded is None:
+    if cfg.samples is not None:
+        if cfg.ckpt is not None or cfg.get("model") is not None:
+            raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
         images, labels = read_samples(cfg.samples)
+        judge = judge_for(cfg, None)
         return keep(cfg, score(judge, images, labels, {"samples": str(cfg.samples)}))
+    loaded = load(cfg)
+    judge = judge_for(cfg, loaded.config)
+    judge.check_images(cfg.n, loaded.shape)
     y = conditions(cfg, loaded.denoiser)
     if cfg.bits_n:
-        flow_times(loaded.denoiser, cfg.bits_steps)
+        check_bits(cfg, loaded)
     with Finished(out / "finished", what_decides(cfg, loaded)) as finished:
         make(cfg, loaded, y, finished)
         images = finished.images()[: cfg.n]
-        measured = cost(cfg, loaded, y)
-        labels = None if cfg.y is None else labels_of(y, cfg.n)
-        result = score(judge, images, labels, finished.settings) | {"cost": measured}
+        batch = range(min(cfg.batch_size, cfg.n))
+        measured = cost(
+            unguided(loaded), loaded.device, len(batch), lambda: make_batch(loaded, batch, cfg.seed, y)
+        )
+        result = score(judge, images, labels_of(cfg, y) if cfg.guidance != 0 else None, finished.settings)
+        result["cost"] = measured
         if cfg.bits_n:
-            result["scores"]["bits_per_dim"] = bits(cfg, loaded, judge)
-            result["bits_n"] = cfg.bits_n
-        write(cfg, images, y)
+            result["scores"]["bits_per_dim"], result["bits"] = bits(cfg, loaded, judge)
+        write(cfg, finished, y)
         kept = keep(cfg, result)
         finished.remove()
     return kept
@@ -73,7 +79,7 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
     return {
         "n": len(images),
         "scores": judge.scores(images, labels),
-        "floor": judge.floor(len(images)),
+        "floor": judge.floor(len(images), labels is not None),
         "floor_n": min(len(images), len(judge.test[0])),
         "classes": judge.histogram(images),
         "made_with": made_with,
@@ -83,59 +89,28 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
     }
 
 
-def cost(cfg: DictConfig, loaded: Loaded, y: Tensor | None) -> dict[str, Any]:
-    """What one more batch costs: network evaluations per image, seconds, memory."""
-    batch = range(min(cfg.batch_size, cfg.n))
-    rows = 0
-
-    def count(module, args, output) -> None:
-        nonlocal rows
-        rows += len(args[0])
-
-    cuda = loaded.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(loaded.device)
-        torch.cuda.synchronize(loaded.device)
-    hook = unguided(loaded).register_forward_hook(count)
-    begin = time.perf_counter()
-    make_batch(loaded, batch, cfg.seed, y)
-    if cuda:
-        torch.cuda.synchronize(loaded.device)
-    seconds = time.perf_counter() - begin
-    hook.remove()
-    return {
-        "nfe": rows / len(batch),
-        "images_per_second": len(batch) / seconds,
-        "seconds": seconds * cfg.n / len(batch),
-        "batch_size": len(batch),
-        "peak_memory_mib": peak_memory_mib(loaded.device),
-        "device": torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads",
-    }
+def check_bits(cfg: DictConfig, loaded: Loaded) -> None:
+    """ConfigError if the model has no likelihood that we can compute."""
+    if loaded.denoiser.conditional and loaded.denoiser.num_classes == 0:
+        raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
+    flow_times(loaded.denoiser, cfg.bits_steps)
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """The most memory that the GPU has held, or on a CPU this process, at any time."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> float:
-    """Mean bits per dimension of the first test images."""
+def bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> tuple[float, dict[str, Any]]:
+    """Mean bits per dimension of the first test images, and what must stand beside it."""
     images, labels = (part[: cfg.bits_n] for part in judge.test)
     y = labels if loaded.denoiser.num_classes else None
     found = bits_per_dim(unguided(loaded), images, y, judge.seed, cfg.bits_steps, loaded.device)
-    return float(found.mean())
+    return float(found.mean()), {"n": len(images), "steps": cfg.bits_steps, "split": "test"}
 
 
 def unguided(loaded: Loaded) -> torch.nn.Module:
     return loaded.denoiser.denoiser if isinstance(loaded.denoiser, Guided) else loaded.denoiser
 
 
-def judge_for(cfg: DictConfig, loaded: Loaded | None) -> Judge:
-    """The Judge of the config's data, or of those that the checkpoint was trained on."""
-    data = cfg.get("data") or (loaded and loaded.config and loaded.config.data)
+def judge_for(cfg: DictConfig, trained: DictConfig | None) -> Judge:
+    """The Judge of the config's data, or of those that a model was trained on."""
+    data = cfg.get("data") or (trained and trained.data)
     if not data:
         raise ConfigError("data is missing: choose the real images to compare with, data=mnist say")
     source = json.dumps(OmegaConf.to_container(data.source, resolve=True))
@@ -149,7 +124,7 @@ def kept_judge(source: str, **options) -> Judge:
     return build_judge(instantiate(json.loads(source)), **options)
 
 
-def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
+def read_samples(path: str) -> Samples:
     """images uint8 (N, C, H, W), and labels (N,) if there are any, of a .npz file.
 
     Raises:
@@ -157,16 +132,16 @@ def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images = torch.from_numpy(arrays["images"])
-            labels = torch.from_numpy(arrays["labels"]).long() if "labels" in arrays else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            images, labels = arrays["images"], arrays.get("labels")
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ConfigError(f"samples is {path}, which can't be read ({error}): give a samples.npz") from None
-    if images.dtype != torch.uint8 or images.ndim != 4 or (labels is not None and len(labels) != len(images)):
+    whole_numbers = labels is None or (labels.shape == images.shape[:1] and labels.dtype.kind in "iu")
+    if images.dtype != np.uint8 or images.ndim != 4 or not whole_numbers:
         raise ConfigError(
-            f"samples is {path}, with images {images.dtype} {tuple(images.shape)}: give images uint8 "
-            "(N, C, H, W), and one label for each or none"
+            f"samples is {path}, with images {images.dtype} {images.shape}: give images uint8 (N, C, H, W), "
+            "and for each a label, a whole number, or none"
         )
-    return images, labels
+    return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels).long()
 
 
 def keep(cfg: DictConfig, result: dict[str, Any]) -> tuple[dict[str, Any], Path]:

@@ -40,11 +40,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     y = conditions(cfg, loaded.denoiser)
     with Finished(out / "finished", what_decides(cfg, loaded)) as finished:
         make(cfg, loaded, y, finished)
-        paths = write(cfg, finished.images()[: cfg.n], y)
-        film = out / FILM
-        film.unlink(missing_ok=True)
-        if (finished.folder / FILM).is_file():
-            paths.append((finished.folder / FILM).rename(film))
+        paths = write(cfg, finished, y)
         finished.remove()
     return paths
 
@@ -151,25 +147,31 @@ def save_film(cfg: DictConfig, frames: list[Tensor], path: Path) -> None:
     save_gif([grid(x_t[:shown], min(columns, len(x_t))) for x_t in frames], path)
 
 
-def write(cfg: DictConfig, images: Tensor, y: Tensor | None) -> list[Path]:
-    """grid.png and, if asked for, samples.npz, in ``cfg.out``, of images uint8 (n, C, H, W)."""
+def write(cfg: DictConfig, finished: Finished, y: Tensor | None) -> list[Path]:
+    """grid.png and, where they were asked for, samples.npz and trajectory.gif, in ``cfg.out``."""
+    images = finished.images()[: cfg.n]
     shown = images[: cfg.grid_n]
-    grid_path, npz_path = (Path(cfg.out) / name for name in ("grid.png", "samples.npz"))
-    save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), grid_path)
-    npz_path.unlink(missing_ok=True)  # of an earlier sampling in the same folder
-    if not cfg.npz:
-        return [grid_path]
-    arrays = {"images": images.numpy()}
-    if (asked := labels_of(y, cfg.n)) is not None:
-        arrays["labels"] = asked.numpy()
-    with whole(npz_path) as file:
-        np.savez(file, **arrays)
-    return [grid_path, npz_path]
+    grid_path, npz_path, film = (Path(cfg.out) / name for name in ("grid.png", "samples.npz", FILM))
+    paths = [save_png(grid(to_float(shown), -(-len(shown) // cfg.rows)), grid_path)]
+    for path in (npz_path, film):  # of an earlier sampling in the same folder
+        path.unlink(missing_ok=True)
+    if cfg.npz:
+        arrays = {"images": images.numpy()}
+        if (asked := labels_of(cfg, y)) is not None:
+            arrays["labels"] = asked.numpy()
+        with whole(npz_path) as file:
+            np.savez(file, **arrays)
+        paths.append(npz_path)
+    if (finished.folder / FILM).is_file():
+        paths.append((finished.folder / FILM).rename(film))
+    return paths
 
 
-def labels_of(y: Tensor | None, n: int) -> Tensor | None:
-    """The labels (n,) of n images, from what ``conditions`` gave; None for prompts and for nothing."""
-    return y[torch.arange(n) % len(y)] if y is not None and y.ndim == 1 else None
+def labels_of(cfg: DictConfig, y: Tensor | None) -> Tensor | None:
+    """The label that each image was asked to be, (n,); None where nothing was asked for, or no label."""
+    if cfg.y is None or y is None or y.ndim > 1:
+        return None
+    return y[torch.arange(cfg.n) % len(y)]
 
 
 def conditions(cfg: DictConfig, denoiser: nn.Module) -> Tensor | None:

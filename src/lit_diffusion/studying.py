@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lit_diffusion import checkpoint
 from lit_diffusion.cli import composed
@@ -22,7 +23,7 @@ from lit_diffusion.images import make_folder
 from lit_diffusion.loading import SHIPPED, identity
 from lit_diffusion.training import train
 
-TRAINED = "trained.json"  # in the folder of a run that is finished
+TRAINED = "trained"  # in the folder of a run that is finished
 
 NEEDS = {  # scores that an evaluation can do without, and the key that leaves them out
     "cas": "cas_images",
@@ -31,6 +32,8 @@ NEEDS = {  # scores that an evaluation can do without, and the key that leaves t
     "fid_check": "check",
     "class_accuracy_check": "check",
 }
+
+SAME = ("n", "reference", "features", "check", "judge")  # what numbers must share to be compared
 
 
 class Cell(NamedTuple):
@@ -66,13 +69,15 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     out = make_folder(cfg.out)
     cells = [cell(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     results = []
-    try:
+    with locked(out):
         for done, each in enumerate(cells, start=1):
-            results.append(finished(each))
+            try:
+                results.append(finished(each))
+            except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
+                print(f"stopped; the same command with out={out} goes on", file=sys.stderr)
+                raise KeyboardInterrupt from None
+            check_result(cfg, each, results)
             say(f"{done} of {len(cells)}: {each.choice}, seed {each.seed}", results[-1], cfg.study.scores)
-    except KeyboardInterrupt:
-        print(f"stopped; the same command with out={out} goes on", file=sys.stderr)
-        raise
     result = comparison(cfg, cells, results)
     with whole(out / "study.json") as file:
         file.write(json.dumps(result, indent=2).encode())
@@ -81,10 +86,21 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     return result, out / "study.md"
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other studies out of the folder."""
+    lock = FileLock(folder / "lock")
+    try:
+        with lock.acquire(blocking=False):
+            yield
+    except Timeout:
+        raise ConfigError(f"another study is at work in {folder}: choose another out") from None
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse a study that can't end in a table."""
     check_chosen(cfg, "study")
-    if not cfg.seeds or len({*cfg.seeds}) < len(cfg.seeds):
+    if not isinstance(cfg.seeds, ListConfig) or not cfg.seeds or len({*cfg.seeds}) < len(cfg.seeds):
         raise ConfigError(f"seeds is {cfg.seeds}: choose a list of different ones, such as [0, 1, 2]")
     for seed in cfg.seeds:
         check_whole_number("seeds", seed, least=0)
@@ -121,16 +137,33 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
                 f"{evaluation[NEEDS[score]]}: change one of them"
             )
     if study.train is None:
-        weights = identity_of(cfg.ckpt or evaluation.ckpt)
-        evaluation.out = str(out / "evaluations" / name_of(evaluating, evaluation, weights))
+        if cfg.ckpt and evaluation.ckpt:
+            raise ConfigError(f"ckpt is {cfg.ckpt}, but {choice} has ckpt={evaluation.ckpt}: leave one out")
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
+        weights = None if evaluation.samples else identity_of(evaluation.ckpt)
+        evaluation.out = str(out / "evaluations" / name_of(evaluating, evaluation, weights))
         return Cell(choice, seed, None, evaluation)
     training = [*study.train, *own.get("train", []), f"seed={seed}"]
     run = composed("train", training)
+    check_training(choice, run, evaluation)
     evaluation.out = str(out / "evaluations" / name_of([*evaluating, *training], evaluation, run))
     run.out = str(out / "runs" / name_of(training, run))
     evaluation.ckpt = f"{run.out}/checkpoints/best.ckpt"
     return Cell(choice, seed, run, evaluation)
+
+
+def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None:
+    """Refuse a training that a study can't follow."""
+    if evaluation.ckpt or evaluation.samples:
+        raise ConfigError(f"{choice} trains a model, but evaluates another: leave out ckpt and samples")
+    if run.trainer.devices not in (1, "auto") or run.trainer.strategy not in ("auto", "single_device"):
+        raise ConfigError(
+            f"{choice} has trainer.devices {run.trainer.devices} and trainer.strategy "
+            f"{run.trainer.strategy}, which would start the whole study on each process: choose trainer=cpu, "
+            "or trainer=gpu"
+        )
+    if not {"best", "last"} <= {name for name, callback in run.callbacks.items() if callback}:
+        raise ConfigError(f"{choice} leaves out callbacks.best or callbacks.last, which a study needs")
 
 
 def identity_of(ckpt: str | None) -> str:
@@ -139,10 +172,10 @@ def identity_of(ckpt: str | None) -> str:
     return identity(ckpt or SHIPPED)
 
 
-def name_of(overrides: Sequence[str], *settings: DictConfig | str) -> str:
+def name_of(overrides: Sequence[str], *settings: DictConfig | str | None) -> str:
     """A folder's name: as much of the overrides as can be read, and a hash of all that they mean."""
     readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
-    plain = [part if isinstance(part, str) else OmegaConf.to_container(part) for part in settings]
+    plain = [OmegaConf.to_container(s) if isinstance(s, DictConfig) else s for s in settings]
     return f"{readable}-{hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:10]}"
 
 
@@ -160,7 +193,6 @@ def finished(cell: Cell) -> dict[str, Any]:
 def train_on(cfg: DictConfig) -> None:
     """Train, from the latest checkpoint if a training was stopped here."""
     last = Path(cfg.out, "checkpoints", "last.ckpt")
-    begin = time.perf_counter()
     if last.is_file():
         start = checkpoint.read(last)
         if not checkpoint.has_ended(cfg, start):
@@ -168,9 +200,22 @@ def train_on(cfg: DictConfig) -> None:
             train(cfg)
     else:
         train(cfg)
-    seconds = None if cfg.ckpt else time.perf_counter() - begin
     with whole(Path(cfg.out, TRAINED)) as file:
-        file.write(json.dumps({"seconds": seconds}).encode())
+        file.write(b"")
+
+
+def check_result(cfg: DictConfig, cell: Cell, results: Sequence[dict[str, Any]]) -> None:
+    """ConfigError, before more time is spent, if the last result can't be compared with the others."""
+    first, last = results[0], results[-1]
+    for score in cfg.study.scores:
+        if score not in last["scores"]:
+            raise ConfigError(f"study.scores has {score}, but {cell.choice} has none: leave it out")
+    for key in SAME:
+        if last[key] != first[key]:
+            raise ConfigError(
+                f"{cell.choice}, seed {cell.seed} has {key} {last[key]}, but the first {first[key]}: their "
+                "scores can't be compared; give all choices the same"
+            )
 
 
 def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -178,18 +223,16 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
     values = {choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices}
     for each, result in zip(cells, results, strict=True):
         for score in cfg.study.scores:
-            if score not in result["scores"]:
-                raise ConfigError(f"study.scores has {score}, but {each.choice} has none: leave it out")
             values[each.choice][score].append(result["scores"][score])
     last = results[-1]
-    same = {key: last[key] for key in ("n", "floor", "floor_n", "reference", "features", "judge")}
+    same = {key: last[key] for key in ("floor", "floor_n", *SAME)}
     return {
         "name": cfg.name,
         "seeds": list(cfg.seeds),
         "scores": list(cfg.study.scores),
         "baseline": cfg.study.baseline,
         "choices": compare(values, cfg.study.baseline),
-        "nfe": {each.choice: result["cost"]["nfe"] for each, result in zip(cells, results, strict=True)},
+        "nfe": {c.choice: r.get("cost", {}).get("nfe") for c, r in zip(cells, results, strict=True)},
         "overrides": OmegaConf.to_container(cfg.study, resolve=True),
         **same,
     }

@@ -75,10 +75,10 @@ def fit(
         images: uint8 (N, C, H, W).
         labels: (N,) int64.
         epochs: passes over the images.
-        seed: of the order of the images, the jitter and the flips.
+        seed: of the order of the images, the jitter, the flips and the dropout.
         jitter: how far images are turned (rad), scaled, sheared and shifted (shares of the side), at most.
         flip: mirror half of them, for images without handedness.
-        dropout: share of the features dropped.
+        dropout: share of the features dropped, less than 1.
         bf16: multiply in bfloat16.
     """
     device = next(network.parameters()).device
@@ -93,7 +93,9 @@ def fit(
         for batch in [part for part in shuffled if len(part) == batch_size]:
             x = jittered(to_float(images[batch]), jitter, flip, noise).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = network.head(F.dropout(network.features(x), dropout))
+                features = network.features(x)
+                kept = torch.rand(features.shape, generator=noise) >= dropout
+                logits = network.head(features * kept.to(device) / (1 - dropout))
             loss = F.cross_entropy(logits.float(), labels[batch].to(device))
             optimizer.zero_grad()
             loss.backward()

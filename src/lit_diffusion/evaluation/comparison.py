@@ -92,10 +92,13 @@ def spread(mean: float, interval: float | None, sign: str = "") -> str:
 
 def caption(result: Mapping[str, Any]) -> str:
     """What the numbers are."""
-    reference, features, floor_n = result["reference"], result["features"], result["floor_n"]
+    reference, judge = result["reference"], result["judge"]
+    networks = [n for n in (result["features"], result["check"]) if n]
+    measured_by = " and ".join(f"{network['name']}, sha256 {network['sha256'][:12]}" for network in networks)
     return (
         f"Mean ± half its 95 % interval over seeds {', '.join(map(str, result['seeds']))}, and in brackets "
         f"the paired difference to {result['baseline']}; n = {result['n']:,} samples; reference: "
-        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; feature network "
-        f"{features['name']}, sha256 {features['sha256'][:12]}; floor: {floor_n:,} real test images."
+        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: "
+        f"{measured_by}; k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real "
+        "test images."
     )

@@ -25,8 +25,9 @@ class FeatureNetwork:
         name: as it was asked for.
         sha256: of the file of its weights, or of the weights themselves.
         network: images uint8 (B, C, H, W) -> (B, F), in eval mode.
-        classifier: the same network with its last layer, where it has one that knows the data's classes.
+        classifier: the same network with its last layer, where it has one.
         about: what its file says of how it was made.
+        batch_size: images in memory at a time.
     """
 
     name: str
@@ -34,12 +35,22 @@ class FeatureNetwork:
     network: nn.Module
     classifier: Classifier | None
     about: dict[str, Any]
+    batch_size: int = BATCH
 
     @torch.no_grad()
     def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """Features (N, F), float32 on the CPU, of images uint8 (N, C, H, W)."""
         network = self.network.to(device).eval()
-        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(BATCH)])
+        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
+
+    def check_channels(self, channels: int) -> None:
+        """ConfigError unless it takes images of so many channels."""
+        own = self.about.get("network", {}).get("channels", channels)
+        if own != channels:
+            raise ConfigError(
+                f"features is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
+                "another, or train one with python -m lit_diffusion.features"
+            )
 
     def described(self) -> dict[str, Any]:
         """What must stand beside every number that it makes."""
@@ -77,9 +88,12 @@ class Inception(nn.Module):
         return self.network(images.expand(-1, 3, -1, -1))
 
 
-def load_features(name: str) -> FeatureNetwork:
-    """A network by the name of one of ours, by the path of a file that ``lit_diffusion.features`` wrote, or
-    "inception".
+def load_features(name: str, key: str = "features") -> FeatureNetwork:
+    """A feature network by name.
+
+    Args:
+        name: that of one of ours, the path of a file that ``lit_diffusion.features`` wrote, or "inception".
+        key: what the config calls it.
 
     Raises:
         ConfigError: for another name, or a file that isn't such a one.
@@ -89,12 +103,12 @@ def load_features(name: str) -> FeatureNetwork:
         digest = hashlib.sha256()
         for weight in network.state_dict().values():
             digest.update(weight.contiguous().numpy().tobytes())
-        return FeatureNetwork(name, digest.hexdigest(), network, None, {})
+        return FeatureNetwork(name, digest.hexdigest(), network, None, {}, batch_size=50)
     path = OURS.get(f"features_{name}", Path(name))
     if not path.is_file():
         known = ", ".join(sorted(stem.removeprefix("features_") for stem in OURS))
         raise ConfigError(
-            f"features is {name}: choose one of {known}, inception, or the path of a file that python -m "
+            f"{key} is {name}: choose one of {known}, inception, or the path of a file that python -m "
             "lit_diffusion.features wrote"
         )
     try:
@@ -103,7 +117,7 @@ def load_features(name: str) -> FeatureNetwork:
         classifier.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError):
         raise ConfigError(
-            f"features is {name}, which is truncated or no feature network: choose another"
+            f"{key} is {name}, which is truncated or no feature network: choose another"
         ) from None
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return FeatureNetwork(name, sha256, Penultimate(classifier).eval(), classifier.eval(), about)

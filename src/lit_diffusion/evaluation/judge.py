@@ -1,6 +1,7 @@
 """All scores of a set of images, and those that real images would get."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from lit_diffusion import rng
 from lit_diffusion.data.datamodule import Source
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluation.classifier import Classifier, accuracy, fit, read
-from lit_diffusion.evaluation.distances import fid, kid, manifolds, nearest
+from lit_diffusion.evaluation.distances import fid, kid, manifolds, nearest, share
 from lit_diffusion.evaluation.features import FeatureNetwork, load_features
 
 Scores = dict[str, float]
+Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W), and labels (N,)
 MEASURED_BY = {"Mnist": "mnist", "FashionMnist": "fashion_mnist"}  # data -> our feature network
 
 
@@ -25,7 +27,7 @@ class Judge:
 
     Args:
         name: of the data.
-        train, test: images uint8 (N, C, H, W) and labels (N,) of the two splits.
+        train, test: the two splits.
         features: the network that measures.
         check: another one, for a second opinion on the FID; None for none.
         k: neighbours.
@@ -36,8 +38,8 @@ class Judge:
     """
 
     name: str
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Images
+    test: Images
     features: FeatureNetwork
     check: FeatureNetwork | None = None
     k: int = 5
@@ -46,53 +48,68 @@ class Judge:
     seed: int = 0
     device: torch.device | str = "cpu"
     _reference: dict[str, Tensor] = field(default_factory=dict)
-    _floors: dict[int, Scores] = field(default_factory=dict)
+    _floors: dict[tuple[int, bool], Scores] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image, (C, H, W)."""
+        return tuple(self.train[0].shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.train[1].max()) + 1
+
+    def check_images(self, n: int, shape: tuple[int, ...]) -> None:
+        """ConfigError unless n images (C, H, W) can be scored."""
+        if n <= self.k:
+            raise ConfigError(f"n is {n}, which must be more than k, {self.k}: choose a larger n")
+        if tuple(shape) != self.shape:
+            raise ConfigError(
+                f"the images are {tuple(shape)}, but those of {self.name} are {self.shape}: choose the data "
+                "that they were trained on"
+            )
 
     def scores(self, images: Tensor, labels: Tensor | None) -> Scores:
         """Scores of images uint8 (N, C, H, W), asked to be labels (N,), None if none were asked for.
 
         Raises:
-            ConfigError: too few images for k neighbours, or of another shape than the real ones.
+            ConfigError: too few images, another shape than the real ones', or labels that these don't have.
         """
-        if images.shape[1:] != self.train[0].shape[1:]:
+        self.check_images(len(images), images.shape[1:])
+        if labels is not None and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise ConfigError(
-                f"the images are {tuple(images.shape[1:])}, but the data's {tuple(self.train[0].shape[1:])}: "
-                "choose the data they were trained on"
+                f"the labels run from {labels.min()} to {labels.max()}, but {self.name} has those from 0 to "
+                f"{self.num_classes - 1}: leave out labels that say nothing"
             )
-        self.check_n(len(images))
-        return self._all(images, labels, taught_by=(images, labels))
+        found = self._fidelity(images, labels)
+        if self.memorisation:
+            found |= self._memorisation(nearest(images, self.train[0], self.device))
+        if self.cas_images and labels is not None:
+            found["cas"] = self._taught_by(images, labels)
+        return found
 
-    def check_n(self, n: int) -> None:
-        """ConfigError if so few images can't be scored."""
-        if n <= self.k:
-            raise ConfigError(f"n is {n}, which must be more than k, {self.k}: choose a larger n")
-
-    def floor(self, n: int) -> Scores:
-        """The scores of n real test images, or of all if there are fewer."""
-        if n not in self._floors:
-            chosen = self._choose(self.test[0], n, "floor")
-            taught_by = self._choose(self.train[0], n, "taught")
-            self._floors[n] = self._all(
-                self.test[0][chosen],
-                self.test[1][chosen],
-                taught_by=(self.train[0][taught_by], self.train[1][taught_by]),
-            )
-        return self._floors[n]
+    def floor(self, n: int, labelled: bool = True) -> Scores:
+        """The scores of n real test images, or of all if there are fewer, with their labels or without."""
+        if (n, labelled) not in self._floors:
+            self._floors[n, labelled] = self._floor(n, labelled)
+        return self._floors[n, labelled]
 
     def histogram(self, images: Tensor) -> list[float]:
         """The share of images that is read as each class; empty if the feature network reads none."""
-        if self.features.classifier is None:
+        classifier = self._reader(self.features)
+        if classifier is None:
             return []
-        seen = read(self.features.classifier.to(self.device), images)
-        classes = self.features.classifier.head.out_features
-        return (torch.bincount(seen, minlength=classes) / len(seen)).tolist()
+        counts = torch.bincount(read(classifier, images), minlength=classifier.head.out_features)
+        return [count / len(images) for count in counts.tolist()]
 
-    def _all(self, images: Tensor, labels: Tensor | None, taught_by: tuple[Tensor, Tensor | None]) -> Scores:
-        found = self._fidelity(images, labels)
+    def _floor(self, n: int, labelled: bool) -> Scores:
+        chosen = self._choose(self.test[0], n, "floor")
+        found = self._fidelity(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         if self.memorisation:
-            found["nearest"] = float(nearest(images, self.train[0], self.device).mean())
-        if self.cas_images and labels is not None:
-            found["cas"] = self._taught_by(*taught_by)
+            found |= self._memorisation(self._held_out[chosen])
+        if self.cas_images and labelled:
+            taught_by = self._choose(self.train[0], n, "taught")  # by others than it is tested on
+            found["cas"] = self._taught_by(self.train[0][taught_by], self.train[1][taught_by])
         return found
 
     def _fidelity(self, images: Tensor, labels: Tensor | None) -> Scores:
@@ -102,10 +119,10 @@ class Judge:
         if self.check:
             found["fid_check"] = fid(self._real(self.check), self.check(images, self.device))
         found["kid"] = kid(real, fake, self.seed)
-        found.update(manifolds(near, fake, self.k))
+        found |= manifolds(near, fake, self.k)
         for name, network in {"class_accuracy": self.features, "class_accuracy_check": self.check}.items():
-            if labels is not None and network and network.classifier:
-                found[name] = accuracy(network.classifier.to(self.device), images, labels)
+            if labels is not None and network and (classifier := self._reader(network)):
+                found[name] = accuracy(classifier, images, labels)
         return found
 
     def _real(self, network: FeatureNetwork) -> Tensor:
@@ -114,11 +131,27 @@ class Judge:
             self._reference[network.sha256] = network(self.train[0], self.device)
         return self._reference[network.sha256]
 
+    def _reader(self, network: FeatureNetwork) -> Classifier | None:
+        """The network's classifier, if it has learnt these data."""
+        if network.classifier is None or network.about["recipe"]["data"] != self.name:
+            return None
+        return network.classifier.to(self.device)
+
+    @cached_property
+    def _held_out(self) -> Tensor:
+        """Each test image's distance to the nearest training image."""
+        return nearest(self.test[0], self.train[0], self.device)
+
+    def _memorisation(self, distances: Tensor) -> Scores:
+        """The mean distance, and the share below that which 1 % of real new images have."""
+        copied = distances < self._held_out.quantile(0.01)
+        return {"nearest": float(distances.mean()), "copies": share(copied)}
+
     def _taught_by(self, images: Tensor, labels: Tensor) -> float:
         """Classification accuracy score (Ravuri and Vinyals 2019): of a classifier taught by these images."""
         with torch.random.fork_rng():
             torch.manual_seed(rng.key_to_seed(self.seed, "cas"))
-            classifier = Classifier(images.shape[1], int(self.test[1].max()) + 1)
+            classifier = Classifier(images.shape[1], self.num_classes)
         epochs = -(-self.cas_images // len(images))
         fit(classifier.to(self.device), images, labels, epochs, self.seed)
         return accuracy(classifier, *self.test)
@@ -136,18 +169,24 @@ def build_judge(
     Args:
         source: of the real images, which it fetches if they are missing.
         features: as ``load_features`` takes it; None: the data's own.
-        check: the same, for the second network; False for none.
+        check: the same, for the second network; None: the data's own, if they have one; False: none.
         **options: as in ``Judge``.
 
     Raises:
-        ConfigError: the data have no feature network of their own, and none is named.
+        ConfigError: the data have no feature network of their own, and none is named; or one for other
+            channels.
     """
     name = type(source).__name__
     own = MEASURED_BY.get(name)
     if features is None and own is None:
         raise ConfigError(f"features is missing, and {name} has none of its own: choose features=NAME")
-    if check is None and own is not None:
-        check = f"{own}_check"
-    networks = [network and load_features(network) for network in (features or own, check or None)]
+    if check is True and own is None:
+        raise ConfigError(f"check is true, but {name} has no network of its own: choose check=NAME, or false")
+    if check is None or check is True:
+        check = own and f"{own}_check"
+    networks = [load_features(features or own), load_features(check, key="check") if check else None]
     source.prepare()
-    return Judge(name, source.load(train=True), source.load(train=False), *networks, **options)
+    judge = Judge(name, source.load(train=True), source.load(train=False), *networks, **options)
+    for network in filter(None, networks):
+        network.check_channels(judge.shape[0])
+    return judge

@@ -1,7 +1,6 @@
 """How likely a model finds images: bits per dimension along its flow."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,9 @@ from lit_diffusion.errors import ConfigError
 from lit_diffusion.rng import ImageNoise
 from lit_diffusion.samplers import grids
 
-HALF_LEVEL = 1 / 255  # images in [-1, 1] have 256 grey levels, this far to either side
-DEQUANTISED = -2 * math.log(HALF_LEVEL / math.sqrt(3))  # log-SNR of noise as strong as that of dequantising
+BATCH = 100  # images at a time
+LEVELS = torch.arange(256) / 127.5 - 1  # the grey levels of images in [-1, 1]
+LEAST_NOISE = 1 / 255  # half a grey level: of less the bound of a model that knows no levels is looser
 
 
 def bits_per_dim(
@@ -25,91 +25,96 @@ def bits_per_dim(
 ) -> Tensor:
     """Upper bound of each image's negative log-likelihood, in bits per pixel and channel, (N,).
 
-    Grey levels are dequantised uniformly (Theis et al. 2016). The model's density is that of x_t / alpha
-    at the first time where its noise is as strong as the dequantisation's, since a model of grey levels
-    has none at t = 0.
+    The variational bound of Kingma et al. 2021 (equation 11) with a single latent z = x_t at the first of
+    ``flow_times``: z is drawn from the path, its density is that of the model's flow, and a grey level is
+    decoded from it in proportion to how likely the level makes z. So
+
+        log P(x) >= log p(z) - sum over pixels of log sum over levels v of N(z; alpha v, sigma^2)
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
         images: uint8 (N, C, H, W).
         y: their labels (N,), or None.
-        seed: of the dequantisation and of the estimator's signs; image k's are the same in any batch.
+        seed: of the noise and of the estimator's signs; image k's are the same in any batch.
         steps: of the flow, evenly spaced in log-SNR, two network evaluations and one gradient each.
         device: where the denoiser is.
 
     Raises:
-        ConfigError: the schedule has fewer than two noise levels to go through.
+        ConfigError: the schedule has a single noise level.
     """
     times = flow_times(denoiser, steps)
+    alpha, sigma = denoiser.schedule.alpha(times[0]), denoiser.schedule.sigma(times[0])
     bits = []
-    for numbers in torch.arange(len(images)).split(100):
-        shape = images.shape[1:]
-        uniform = torch.stack([
-            torch.rand(shape, generator=rng.generator(seed, "dequantise", k)) for k in numbers.tolist()
-        ])  # fmt: skip
-        x = (images[numbers] + uniform - 0.5) * 2 * HALF_LEVEL - 1
-        signs = ImageNoise(rng.key_to_seed(seed, "signs"), numbers.tolist(), shape, device)().sign()
+    for numbers in torch.arange(len(images)).split(BATCH):
+        noise = ImageNoise(rng.key_to_seed(seed, "bits"), numbers.tolist(), images.shape[1:])
+        z = alpha * LEVELS[images[numbers].long()] + sigma * noise()
         labels = None if y is None else y[numbers].to(device)
-        log_p = log_likelihood(denoiser, x.to(device), labels, times, signs).cpu()
-        bits.append(-log_p / x[0].numel() / math.log(2) - math.log2(2 * HALF_LEVEL))
+        signs = noise().sign().to(device)
+        log_p = log_likelihood(denoiser, z.float().to(device), labels, times, signs).cpu()
+        nats = log_of_levels(z, alpha, sigma) - log_p
+        bits.append(nats / z[0].numel() / math.log(2))
     return torch.cat(bits)
 
 
 def flow_times(denoiser: nn.Module, steps: int) -> Tensor:
-    """Increasing times from the dequantisation's noise to t_max, evenly spaced in log-SNR."""
+    """Increasing times from ``LEAST_NOISE``, or t_min if that is noisier, to t_max, even in log-SNR."""
     schedule = denoiser.schedule
-    times = grids.log_snr(schedule, steps + 1)[:-1].flip(0).unique_consecutive()
-    times = times[schedule.log_snr(times) <= DEQUANTISED]
-    if len(times) < 2:
-        raise ConfigError(
-            f"bits per dimension need a path, but schedule {type(schedule).__name__} has one noise level: "
-            "choose bits_n=0"
-        )
-    return times
+    try:
+        schedule.times(2)
+    except ConfigError as error:
+        raise ConfigError(f"bits per dimension need a path ({error}): choose bits_n=0") from None
+    cleanest, noisiest = schedule.log_snr(grids.ends(schedule))
+    start = cleanest.clamp(max=-2 * math.log(LEAST_NOISE))
+    log_snr = torch.linspace(float(start), float(noisiest), steps + 1, dtype=torch.float64)
+    return schedule.at_log_snr(log_snr).unique_consecutive()
+
+
+def log_of_levels(z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The log of what z would be worth if every grey level were as likely, without the 1/256, (B,)."""
+    total = torch.zeros(len(z), dtype=torch.float64)
+    for k, image in enumerate(z.double()):  # an image at a time: 256 numbers for each of its pixels
+        distance = (image[..., None] - alpha * LEVELS.double()) / sigma
+        total[k] = (-distance.square() / 2).logsumexp(-1).sum()
+    return total - z[0].numel() * math.log(float(sigma) * math.sqrt(2 * math.pi))
 
 
 def log_likelihood(
-    denoiser: nn.Module, x: Tensor, y: Tensor | None, times: Sequence[Tensor], signs: Tensor
+    denoiser: nn.Module, x_t: Tensor, y: Tensor | None, times: Tensor, signs: Tensor
 ) -> Tensor:
-    """log density of x_t / alpha at the first of the times, in nats, (B,).
+    """log density of x_t at the first of the times, in nats, (B,) float64.
 
     With z = x_t / sigma and kappa = alpha / sigma, the probability flow (Song et al. 2021, equation 13) is
-    dz = E[x | x_t] dkappa, and along it
+    dz = E[x | x_t] dkappa, and from a time s up to t, along which kappa falls,
 
-        log p(x_s) = log p(x_t) + D log(sigma_t / sigma_s) + integral of tr(dE[x | x_t] / dz) dkappa
+        log p(z_s) = log p(z_t) + integral from kappa_s to kappa_t of tr(dE[x | x_t] / dz) dkappa
 
-    over kappa from t down to s. Heun's method goes along; the trace is Hutchinson's estimate (Grathwohl et
-    al. 2019), sign by sign, and its integral the trapezoidal rule in log kappa.
+    Heun's method goes along; the trace is Hutchinson's estimate (Grathwohl et al. 2019), and its integral
+    the trapezoidal rule in log kappa. At the last time z is standard normal.
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
-        x: images in [-1, 1], (B, C, H, W).
+        x_t: (B, C, H, W).
         y: labels (B,), or None.
         times: increasing.
-        signs: +1 or -1, like x.
+        signs: +1 or -1, like x_t.
     """
     schedule = denoiser.schedule
-    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
-    kappa = alpha / sigma
-    z = kappa[0].to(x) * x
-    trace = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    before = None
+    sigma = schedule.sigma(times)
+    kappa = schedule.alpha(times) / sigma
+    z = x_t / sigma[0].to(x_t)
+    traces = []
     for i, t in enumerate(times):
-        x_hat, slope = estimate_and_trace(denoiser, z, t, sigma[i], y, signs)
-        slope = kappa[i] * slope
-        if i > 0:
-            trace += (before + slope) / 2 * (kappa[i] / kappa[i - 1]).log()
-        before = slope
+        x_hat, trace = estimate_and_trace(denoiser, z, t, sigma[i], y, signs)
+        traces.append(kappa[i] * trace)
         if i + 1 < len(times):
-            step = (kappa[i + 1] - kappa[i]).to(x)
-            s = times[i + 1]
+            step = (kappa[i + 1] - kappa[i]).to(z)
             with torch.no_grad():
-                there = denoiser(sigma[i + 1].to(x) * (z + step * x_hat), s.expand(len(x)), y).x
+                there = denoiser(sigma[i + 1].to(z) * (z + step * x_hat), times[i + 1].expand(len(z)), y).x
             z = z + step * (x_hat + there) / 2
-    dimensions = x[0].numel()
+    dimensions = z[0].numel()
     prior = -(z.double().square().flatten(1).sum(1) + dimensions * math.log(2 * math.pi)) / 2
-    # of z at the last time, that is of x_t over its sigma; and from z at the first time back to x
-    return prior + trace + dimensions * kappa[0].log()
+    along = torch.trapezoid(torch.stack(traces), kappa.log().to(z.device), dim=0)
+    return prior + along - dimensions * sigma[0].log()
 
 
 def estimate_and_trace(

@@ -17,6 +17,7 @@ ROWS = {  # score -> what it is called, and which way is better
     "class_accuracy_check": ("class accuracy, second network", "high"),
     "cas": ("classification accuracy score", "high"),
     "nearest": ("distance to the nearest training image", "like the floor's"),
+    "copies": ("nearer to one than 99 % of new images", "like the floor's"),
     "bits_per_dim": ("bits per dimension", "low"),
 }
 
@@ -42,7 +43,8 @@ def caption(result: Mapping[str, Any]) -> str:
     reference, judge, made = result["reference"], result["judge"], result["made_with"]
     lines = [
         f"reference: {reference['data']}, {reference['split']} split, {reference['n']:,} images",
-        f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}",
+        f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}; asked for: "
+        f"{made.get('prompt') or made.get('y', 'unknown')}",
     ]
     for key, what in {"features": "features", "check": "second network"}.items():
         if network := result[key]:
@@ -50,12 +52,15 @@ def caption(result: Mapping[str, Any]) -> str:
             lines.append(f"{what}: {network['name']}, sha256 {network['sha256'][:12]}{accuracy}")
     if result["classes"]:
         lines.append("read as class 0, 1, ...: " + ", ".join(f"{share:.1%}" for share in result["classes"]))
-    if "bits_per_dim" in result["scores"]:
-        lines.append(f"bits per dimension: an upper bound, the mean of {result['bits_n']} test images")
+    if bits := result.get("bits"):
+        lines.append(
+            f"bits per dimension: an upper bound, the mean of {bits['n']} {bits['split']} images, "
+            f"{bits['steps']} steps"
+        )
     if cost := result.get("cost"):
         lines.append(
-            f"cost: {cost['nfe']:g} network evaluations per image, {cost['images_per_second']:.1f} images/s, "
-            f"{cost['seconds']:.0f} s for all; at most {cost['peak_memory_mib']:.0f} MiB; {cost['device']}, "
-            f"batches of {cost['batch_size']}"
+            f"cost: {cost['nfe']:g} network evaluations per image; {cost['images_per_second']:.1f} images/s, "
+            f"{result['n'] / cost['images_per_second']:.0f} s for all; {cost['peak_memory_mib']:.0f} MiB; "
+            f"{cost['device']}, batches of {cost['batch_size']}"
         )
     return "\n".join(lines)

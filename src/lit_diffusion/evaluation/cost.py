@@ -1,0 +1,55 @@
+"""What a batch of samples costs."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[], Any]) -> dict[str, Any]:
+    """Network evaluations per image, images per second and memory of sampling n images.
+
+    Args:
+        denoiser: what ``sample`` evaluates, unguided: a guided step is then two evaluations.
+        device: where it is.
+        n: images that ``sample()`` makes.
+        sample: makes them.
+
+    Returns:
+        nfe, images_per_second, batch_size, device; and peak_memory_mib: on a GPU of this batch, on a CPU
+        of the whole process so far.
+    """
+    evaluated = 0
+
+    def count(module, args, output) -> None:
+        nonlocal evaluated
+        evaluated += len(args[0])
+
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    hook = denoiser.register_forward_hook(count)
+    begin = time.perf_counter()
+    sample()
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - begin
+    hook.remove()
+    return {
+        "nfe": evaluated / n,
+        "images_per_second": n / seconds,
+        "batch_size": n,
+        "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        "peak_memory_mib": (torch.cuda.max_memory_allocated(device) if cuda else resident()) / 2**20,
+    }
+
+
+def resident() -> int:
+    """The most bytes that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
