@@ -282,3 +282,21 @@ def test_a_denoiser_of_one_level_is_not_sampled(trained, sampled):
     ckpt = trained("schedule=single_step", "model.num_classes=0", "callbacks.samples=null")
     with pytest.raises(ConfigError, match="denoises, but can't sample"):
         sampled(ckpt)
+
+
+def test_guidance_is_that_of_the_runs_own_samples(trained, sampled):
+    """Unless another is asked for."""
+    ckpt = trained()
+
+    def images(*options):
+        with np.load(sampled(ckpt, "npz=true", "gif=false", *options)[1]) as arrays:
+            return arrays["images"]
+
+    conditional, guided = images("guidance=1"), images("guidance=30")
+    assert not np.array_equal(conditional, guided)
+    assert np.array_equal(images(), conditional)  # this run drew no samples
+    contents = torch.load(ckpt)
+    contents["hyper_parameters"]["callbacks"]["samples"] = {"guidance": 30}
+    torch.save(contents, ckpt)
+    assert np.array_equal(images(), guided)
+    assert np.array_equal(images("guidance=1"), conditional)

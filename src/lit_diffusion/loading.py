@@ -26,6 +26,7 @@ class Loaded(NamedTuple):
         sampler: the config's, or the one the model was trained with, at the steps asked for.
         shape: of an image, (C, H, W).
         device: where the denoiser is.
+        guidance: the scale, the config's, or the one that the model's run drew its samples with.
         identity: tells one set of weights from another.
         config: what it was trained with; None for a pretrained one.
         upscaler: makes its images larger; None for none.
@@ -35,6 +36,7 @@ class Loaded(NamedTuple):
     sampler: Sampler
     shape: tuple[int, int, int]
     device: torch.device
+    guidance: float
     identity: str
     config: DictConfig | None = None
     upscaler: Callable[..., Tensor] | None = None
@@ -60,9 +62,16 @@ def load(cfg: DictConfig) -> Loaded:
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
     sampler.check(denoiser)
-    guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    guidance = own_guidance(config, denoiser) if cfg.guidance is None else cfg.guidance
+    guided = guide(denoiser, guidance, cfg.guidance_interval, cfg.guidance_rescale)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    return Loaded(guided, sampler, shape, device, identity(path), config)
+    return Loaded(guided, sampler, shape, device, guidance, identity(path), config)
+
+
+def own_guidance(trained: DictConfig, denoiser: torch.nn.Module) -> float:
+    """The scale with which a model's run drew its own samples; 1 where it drew none, or knows no labels."""
+    scale = OmegaConf.select(trained, "callbacks.samples.guidance")
+    return scale if denoiser.conditional and scale is not None else 1
 
 
 def identity(path: str | Path) -> str:
@@ -92,14 +101,15 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     denoiser = Pretrained(load_pipeline(**chosen, device=device), cfg.negative_prompt).eval()
     sampler = build_sampler(cfg, OmegaConf.create())
     sampler.check(denoiser)
-    guided = guide(denoiser, cfg.guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    guidance = 1 if cfg.guidance is None else cfg.guidance
+    guided = guide(denoiser, guidance, cfg.guidance_interval, cfg.guidance_rescale)
     weights = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
     if second is None:
-        return Loaded(guided, sampler, denoiser.shape, device, weights)
+        return Loaded(guided, sampler, denoiser.shape, device, guidance, weights)
     walk = {key: second.pop(key) for key in ("sampler", "guidance", "noise_level")}
     walk["sampler"] = instantiate(walk["sampler"], _convert_="all")
     upscaler = Upscaler(denoiser.pipeline, load_pipeline(**second, device=device), **walk)
-    return Loaded(guided, sampler, denoiser.shape, device, weights, upscaler=upscaler)
+    return Loaded(guided, sampler, denoiser.shape, device, guidance, weights, upscaler=upscaler)
 
 
 def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:

@@ -119,11 +119,10 @@ def make_batch(
 
 def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
     """All that an image depends on, but for its number."""
-    guidance = ("guidance", "guidance_interval", "guidance_rescale")
-    keys = ("y", "prompt", "negative_prompt", "seed", *guidance)
+    keys = ("y", "prompt", "negative_prompt", "seed", "guidance_interval", "guidance_rescale")
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
-    return {"weights": loaded.identity, **chosen, **sampler}
+    return {"weights": loaded.identity, "guidance": loaded.guidance, **chosen, **sampler}
 
 
 class Frames:
