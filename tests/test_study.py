@@ -95,7 +95,7 @@ def test_a_study_ends_in_one_table(studied, calls, tmp_path):
     assert text == markdown(result)
     lines = text.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:6]] == ["| plain", "| guided", "| linear", "| floor"]
-    assert "n = 12" in text and "seeds 0, 1" in text and result["features"]["sha256"][:12] in text
+    assert "n = 12" in text and "Seeds 0, 1" in text and result["features"]["sha256"][:12] in text
 
 
 def test_what_is_finished_is_not_done_again(studied, calls):

@@ -52,9 +52,9 @@ def table(result: Mapping[str, Any]) -> Table:
     seeds = ", ".join(map(str, result["seeds"]))
     found = Table(title=f"{result['name']}, seeds {seeds}", caption=caption(result), caption_justify="left")
     for heading in headings(result):
-        found.add_column(heading)
+        found.add_column(heading, no_wrap=heading == "choice", overflow="fold")
     for row in rows(result):
-        found.add_row(*row)
+        found.add_row(*[text.replace(" (", "\n(") for text in row])
     return found
 
 
@@ -66,7 +66,9 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def headings(result: Mapping[str, Any]) -> list[str]:
-    return ["choice", *[f"{ROWS[score][0]} ({ROWS[score][1]} is better)" for score in result["scores"]]]
+    arrows = {"low": " ↓", "high": " ↑"}
+    named = (ROWS[score] for score in result["scores"])
+    return ["choice", *[f"{name}{arrows.get(better, '')}" for name, better in named]]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -80,14 +82,15 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def cell(score: Mapping[str, Any]) -> str:
     """mean ± interval (difference ± its interval)."""
-    text = spread(score["mean"], score["interval"])
+    text = spread(f"{score['mean']:.4g}", score["interval"])
     if "difference" not in score:
         return text
-    return f"{text} ({spread(score['difference'], score['difference_interval'], sign='+')})"
+    difference = spread(f"{score['difference']:+.2g}", score["difference_interval"])
+    return f"{text} ({difference})"
 
 
-def spread(mean: float, interval: float | None, sign: str = "") -> str:
-    return f"{mean:{sign}.4g}" if interval is None else f"{mean:{sign}.4g} ± {interval:.2g}"
+def spread(mean: str, interval: float | None) -> str:
+    return mean if interval is None else f"{mean} ± {interval:.2g}"
 
 
 def caption(result: Mapping[str, Any]) -> str:
@@ -95,10 +98,11 @@ def caption(result: Mapping[str, Any]) -> str:
     reference, judge = result["reference"], result["judge"]
     networks = [n for n in (result["features"], result["check"]) if n]
     measured_by = " and ".join(f"{network['name']}, sha256 {network['sha256'][:12]}" for network in networks)
+    seeds = ", ".join(map(str, result["seeds"]))
+    mean = "mean ± half its 95 % interval" if len(result["seeds"]) > 1 else "one seed, no interval"
     return (
-        f"Mean ± half its 95 % interval over seeds {', '.join(map(str, result['seeds']))}, and in brackets "
-        f"the paired difference to {result['baseline']}; n = {result['n']:,} samples; reference: "
-        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: "
-        f"{measured_by}; k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real "
-        "test images."
+        f"Seeds {seeds}: {mean}, and in brackets the paired difference to {result['baseline']}; ↓ less is "
+        f"better, ↑ more; n = {result['n']:,} samples; reference: {reference['data']}, {reference['split']} "
+        f"split, {reference['n']:,} images; features: {measured_by}; k = {judge['k']}, judge's seed "
+        f"{judge['seed']}; floor: {result['floor_n']:,} real test images."
     )
