@@ -16,7 +16,7 @@ from prdc import compute_prdc
 from rich.console import Console
 from torchvision.transforms.functional import gaussian_blur
 
-from lit_diffusion import evaluating
+from lit_diffusion import evaluating, rng
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluating import evaluate
@@ -168,7 +168,10 @@ def test_worse_digits_score_worse(judge):
 def test_the_floor_is_the_score_of_real_test_images(judge):
     images, labels = judge.test
     assert judge.floor(200) == pytest.approx(judge.scores(images, labels), rel=1e-6)
-    assert judge.floor(40) != judge.floor(80)
+    draws = [torch.randperm(80, generator=rng.generator(0, "floor", draw))[:40] for draw in range(10)]
+    fids = [judge.scores(images[draw], labels[draw])["fid"] for draw in draws]
+    assert judge.floor(40)["fid"] == pytest.approx(sum(fids) / 10)
+    assert max(fids) > 1.2 * min(fids)
 
 
 def test_classes_that_are_missing_show(judge):
