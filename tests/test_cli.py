@@ -72,7 +72,7 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
         ([TRAIN, *DEBUG, "data.batch_size=400"], "error: data.batch_size 400"),
         (["-m", "lit_diffusion.sample", "ckpt=nowhere"], "error: ckpt nowhere does not exist"),
         ([TRAIN, *DEBUG, "trainer.precision=17"], "error: Lightning refuses the trainer: Precision 17"),
-        (["-m", "lit_diffusion.sample"], "error: ckpt is missing"),
+        (["-m", "lit_diffusion.export"], "error: ckpt is missing"),
         (["-m", "lit_diffusion.sample", "ckpt=x", "n=many"], "error: n is many"),
     ],
 )

@@ -6,8 +6,10 @@ from PIL import Image
 
 from lit_diffusion import sampling
 from lit_diffusion.errors import ConfigError
+from lit_diffusion.evaluation.classifier import accuracy
+from lit_diffusion.evaluation.features import load_features
 from lit_diffusion.finished import Finished
-from lit_diffusion.loading import build_sampler
+from lit_diffusion.loading import SHIPPED, build_sampler
 from lit_diffusion.sampling import labels, sample
 
 
@@ -258,7 +260,6 @@ def test_guidance_options_reach_the_samples(trained, sampled):
     "mistake, says",
     [
         ("guidance=nan", "guidance is nan"),
-        ("guidance_rescale=null", "guidance_rescale is None"),
         ("steps=2.5", "steps is 2.5"),
         ("out=/proc/samples", "out is /proc/samples, which can't"),
     ],
@@ -296,7 +297,22 @@ def test_guidance_is_that_of_the_runs_own_samples(trained, sampled):
     assert not np.array_equal(conditional, guided)
     assert np.array_equal(images(), conditional)  # this run drew no samples
     contents = torch.load(ckpt)
-    contents["hyper_parameters"]["callbacks"]["samples"] = {"guidance": 30}
+    contents["hyper_parameters"]["callbacks"]["samples"] = {"guidance": 30, "guidance_interval": [0.0, 1.0]}
     torch.save(contents, ckpt)
     assert np.array_equal(images(), guided)
     assert np.array_equal(images("guidance=1"), conditional)
+    assert np.array_equal(images("guidance_interval=[0.3,0.4]"), conditional)  # no step is there
+    contents["hyper_parameters"]["callbacks"]["samples"]["guidance_interval"] = [0.3, 0.4]
+    torch.save(contents, ckpt)
+    assert np.array_equal(images(), conditional)
+    assert np.array_equal(images("guidance=30"), guided)  # everywhere, where only a scale is given
+
+
+def test_the_model_that_ships(config):
+    """What a newcomer gets who asks for nothing, and that it is small, and quick."""
+    assert SHIPPED.stat().st_size < 10_000_000
+    _, npz = sample(config("n=30", "npz=true", "gif=false", config_name="sample"))
+    with np.load(npz) as arrays:
+        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    assert labels.tolist() == [*range(10)] * 3
+    assert accuracy(load_features("mnist").classifier, images, labels) > 0.9

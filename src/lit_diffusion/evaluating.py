@@ -63,7 +63,9 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         measured = cost(
             unguided(loaded), loaded.device, len(batch), lambda: make_batch(loaded, batch, cfg.seed, y)
         )
-        result = score(judge, images, labels_of(cfg, y) if loaded.guidance != 0 else None, finished.settings)
+        result = score(
+            judge, images, labels_of(cfg, y) if loaded.guidance["guidance"] != 0 else None, finished.settings
+        )
         result["cost"] = measured
         if cfg.bits_n:
             result["scores"]["bits_per_dim"], result["bits"] = bits(cfg, loaded, judge)

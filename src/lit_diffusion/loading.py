@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -26,7 +26,7 @@ class Loaded(NamedTuple):
         sampler: the config's, or the one the model was trained with, at the steps asked for.
         shape: of an image, (C, H, W).
         device: where the denoiser is.
-        guidance: the scale, the config's, or the one that the model's run drew its samples with.
+        guidance: as ``guidance_of`` gives it.
         identity: tells one set of weights from another.
         config: what it was trained with; None for a pretrained one.
         upscaler: makes its images larger; None for none.
@@ -36,7 +36,7 @@ class Loaded(NamedTuple):
     sampler: Sampler
     shape: tuple[int, int, int]
     device: torch.device
-    guidance: float
+    guidance: dict[str, Any]
     identity: str
     config: DictConfig | None = None
     upscaler: Callable[..., Tensor] | None = None
@@ -62,16 +62,20 @@ def load(cfg: DictConfig) -> Loaded:
     denoiser = checkpoint.load_denoiser(trained).to(device)
     sampler = build_sampler(cfg, config)
     sampler.check(denoiser)
-    guidance = own_guidance(config, denoiser) if cfg.guidance is None else cfg.guidance
-    guided = guide(denoiser, guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    guidance = guidance_of(cfg, config, denoiser.conditional)
+    guided = guide(denoiser, *guidance.values())
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     return Loaded(guided, sampler, shape, device, guidance, identity(path), config)
 
 
-def own_guidance(trained: DictConfig, denoiser: torch.nn.Module) -> float:
-    """The scale with which a model's run drew its own samples; 1 where it drew none, or knows no labels."""
-    scale = OmegaConf.select(trained, "callbacks.samples.guidance")
-    return scale if denoiser.conditional and scale is not None else 1
+def guidance_of(cfg: DictConfig, trained: DictConfig, conditional: bool) -> dict[str, Any]:
+    """The scale, interval and rescale asked for; with no scale, those with which the run drew its samples."""
+    chosen: dict[str, Any] = {"guidance": 1, "guidance_interval": [0.0, 1.0], "guidance_rescale": 0.0}
+    asked = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [*chosen]), resolve=True)
+    if asked["guidance"] is None and conditional:
+        drawn = OmegaConf.to_container(trained, resolve=True).get("callbacks", {}).get("samples") or {}
+        chosen |= {key: drawn[key] for key in chosen if key in drawn}
+    return chosen | {key: value for key, value in asked.items() if value is not None}
 
 
 def identity(path: str | Path) -> str:
@@ -101,8 +105,8 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     denoiser = Pretrained(load_pipeline(**chosen, device=device), cfg.negative_prompt).eval()
     sampler = build_sampler(cfg, OmegaConf.create())
     sampler.check(denoiser)
-    guidance = 1 if cfg.guidance is None else cfg.guidance
-    guided = guide(denoiser, guidance, cfg.guidance_interval, cfg.guidance_rescale)
+    guidance = guidance_of(cfg, OmegaConf.create(), denoiser.conditional)
+    guided = guide(denoiser, *guidance.values())
     weights = f"{chosen['path']}, {chosen['dtype']}, {cfg.model.upscaler}"
     if second is None:
         return Loaded(guided, sampler, denoiser.shape, device, guidance, weights)

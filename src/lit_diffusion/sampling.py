@@ -119,10 +119,10 @@ def make_batch(
 
 def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
     """All that an image depends on, but for its number."""
-    keys = ("y", "prompt", "negative_prompt", "seed", "guidance_interval", "guidance_rescale")
+    keys = ("y", "prompt", "negative_prompt", "seed")
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
-    return {"weights": loaded.identity, "guidance": loaded.guidance, **chosen, **sampler}
+    return {"weights": loaded.identity, **chosen, **loaded.guidance, **sampler}
 
 
 class Frames:
