@@ -178,13 +178,25 @@ MUTANTS = {
         "test_evaluation.py::test_manifolds_are_those_of_prdc",
     ),
     "likelihood: the trace's sign": Mutant(
-        "evaluation/likelihood.py", "return prior + trace +", "return prior - trace +", BITS
+        "evaluation/likelihood.py", "return prior + along", "return prior - along", BITS
     ),
-    "likelihood: the density of z, not of x": Mutant(
-        "evaluation/likelihood.py", "+ dimensions * kappa[0].log()", "", BITS
+    "likelihood: the density of z, not of x_t": Mutant(
+        "evaluation/likelihood.py", " - dimensions * sigma[0].log()", "", BITS
     ),
     "likelihood: Euler's steps": Mutant(
         "evaluation/likelihood.py", "z = z + step * (x_hat + there) / 2", "z = z + step * x_hat", BITS
+    ),
+    "likelihood: the Jacobian's sum for its trace": Mutant(
+        "evaluation/likelihood.py",
+        "signs = noise().sign()",
+        "signs = noise().sign().abs()",
+        "test_evaluation.py::test_bits_per_dim_of_pixels_that_belong_together",
+    ),
+    "likelihood: labels forgotten": Mutant(
+        "evaluation/likelihood.py",
+        "labels = None if y is None else y[numbers].to(device)",
+        "labels = None",
+        "test_evaluation.py::test_bits_per_dim_ask_for_the_images_own_label",
     ),
     "study: differences the wrong way round": Mutant(
         "evaluation/comparison.py",

@@ -41,7 +41,7 @@ def test_help_of_the_other_commands(run, command):
 
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
-    assert "guidance: 1" in result.stdout
+    assert "guidance: null" in result.stdout
     assert "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, unipc" in result.stdout
 
 
