@@ -53,10 +53,10 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     loaded = load(cfg)
     judge = judge_for(cfg, loaded.config)
     judge.check_images(cfg.n, loaded.shape)
-    y = conditions(cfg, loaded.denoiser)
+    y = asked(cfg, loaded.denoiser, judge)
     if cfg.bits_n:
         check_bits(cfg, loaded)
-    with Finished(out / "finished", what_decides(cfg, loaded)) as finished:
+    with Finished(out / "finished", {**what_decides(cfg, loaded), "data": judge.name}) as finished:
         make(cfg, loaded, y, finished)
         images = finished.images()[: cfg.n]
         batch = range(min(cfg.batch_size, cfg.n))
@@ -89,6 +89,19 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
         "judge": {"k": judge.k, "cas_images": judge.cas_images, "seed": judge.seed},
         **{key: network and network.described() for key, network in networks.items()},
     }
+
+
+def asked(cfg: DictConfig, denoiser: torch.nn.Module, judge: Judge) -> Tensor | None:
+    """As ``conditions``, which doesn't know y=data: labels in the shares of the real images'."""
+    if cfg.y != "data":
+        return conditions(cfg, denoiser)
+    if cfg.prompt is not None or not denoiser.num_classes:
+        return conditions(OmegaConf.merge(cfg, {"y": "all"}), denoiser)
+    if judge.num_classes > denoiser.num_classes:
+        raise ConfigError(
+            f"{judge.name} has {judge.num_classes} labels, and the model knows {denoiser.num_classes}: choose y"
+        )
+    return judge.labels(cfg.n)
 
 
 def check_bits(cfg: DictConfig, loaded: Loaded) -> None:

@@ -24,7 +24,7 @@ class Evaluation(AfterEpochs):
 
     Args:
         sampler: how to sample.
-        n: samples; labels, if the model knows any, come in turn.
+        n: samples; labels, if the model knows any, have the shares of the training split's.
         epochs: as in ``AfterEpochs``.
         guidance, guidance_interval, guidance_rescale: as in ``Guided``.
         features, check: as ``build_judge`` takes them.
@@ -65,7 +65,7 @@ class Evaluation(AfterEpochs):
 
     def work(self, trainer, pl_module) -> None:
         denoiser = guide(pl_module.denoiser, *self.guidance)
-        y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
+        y = self.judge.labels(self.n) if denoiser.num_classes else None
         shape, device = trainer.datamodule.image_shape, pl_module.device
         batches = []
         for part in torch.arange(self.n).split(BATCH):
