@@ -329,6 +329,26 @@ def test_labels_are_scored_if_they_were_asked_for(evaluated, overrides, labelled
     assert ("labels" in arrays) == ("y=null" not in overrides)
 
 
+def test_labels_have_the_shares_of_the_training_split(judge, network):
+    images, labels = judge.train
+    kept = (labels != 7) | (torch.arange(320) % 4 == 0)  # few sevens
+    judge = Judge("Mnist", (images[kept], labels[kept]), judge.test, network)
+    shares = torch.bincount(labels[kept]) / kept.sum()
+    assert shares[7] < 0.04
+    for n in (10, 100, 1000):
+        asked = judge.labels(n)
+        assert (torch.bincount(asked, minlength=10) - n * shares).abs().max() < 2
+        assert torch.equal(asked, judge.labels(1000)[:n])
+
+
+def test_samples_are_asked_for_in_these_shares(evaluated, trained, judge, tmp_path):
+    evaluated("npz=true", "n=30")
+    assert np.load(tmp_path / "samples.npz")["labels"].tolist() == judge.labels(30).tolist()
+    few = trained("model.num_classes=8", "data.num_classes=8", "data.source._target_=digits.Few")
+    with pytest.raises(ConfigError, match="Mnist has 10 labels, and the model knows 8"):
+        evaluated("data=mnist", "data.source._target_=digits.Mnist", ckpt=few)
+
+
 def test_a_model_without_labels(evaluated, trained):
     ckpt = trained("data.source._target_=digits.Mnist", "model.num_classes=0")
     result = evaluated("cas_images=12", "bits_n=2", "bits_steps=2", ckpt=ckpt)

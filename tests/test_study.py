@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from lit_diffusion import studying
+from lit_diffusion.cli import CONFIG_DIR
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, t_quantile
 from lit_diffusion.studying import study
@@ -202,6 +204,15 @@ def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path
     torch.save(contents, ckpt)  # another model of the same name
     study(OmegaConf.create(options))
     assert len(calls) == 8
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml")))
+def test_the_studies_that_ship(config, name, tmp_path):
+    """All their choices mean something, each something else."""
+    cfg = config(f"study={name}", f"name={name}", "seeds=[0]", config_name="study")
+    studying.check(cfg)
+    cells = [studying.cell(cfg, choice, 0, tmp_path) for choice in cfg.study.choices]
+    assert len({each.evaluation.out for each in cells}) == len(cells) > 1
 
 
 def test_intervals():
