@@ -68,16 +68,17 @@ def markdown(result: Mapping[str, Any]) -> str:
 def headings(result: Mapping[str, Any]) -> list[str]:
     arrows = {"low": " ↓", "high": " ↑"}
     named = (ROWS[score] for score in result["scores"])
-    return ["choice", *[f"{name}{arrows.get(better, '')}" for name, better in named]]
+    return ["choice", "NFE", *[f"{name}{arrows.get(better, '')}" for name, better in named]]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    made = [[choice, *map(cell, scores.values())] for choice, scores in result["choices"].items()]
-    floor = result["floor"]
-    return [
-        *made,
-        ["floor", *[f"{floor[score]:.4g}" if score in floor else "" for score in result["scores"]]],
+    nfe, floor = result["nfe"], result["floor"]
+    made = [
+        [choice, "" if nfe[choice] is None else f"{nfe[choice]:g}", *map(cell, scores.values())]
+        for choice, scores in result["choices"].items()
     ]
+    real = [f"{floor[score]:.4g}" if score in floor else "" for score in result["scores"]]
+    return [*made, ["floor", "", *real]]
 
 
 def cell(score: Mapping[str, Any]) -> str:
@@ -101,8 +102,8 @@ def caption(result: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     mean = "mean ± half its 95 % interval" if len(result["seeds"]) > 1 else "one seed, no interval"
     return (
-        f"Seeds {seeds}: {mean}, and in brackets the paired difference to {result['baseline']}; ↓ less is "
-        f"better, ↑ more; n = {result['n']:,} samples; reference: {reference['data']}, {reference['split']} "
-        f"split, {reference['n']:,} images; features: {measured_by}; k = {judge['k']}, judge's seed "
-        f"{judge['seed']}; floor: {result['floor_n']:,} real test images."
+        f"NFE: network evaluations per image. Seeds {seeds}: {mean}, and in brackets the paired difference to "
+        f"{result['baseline']}; ↓ less is better, ↑ more; n = {result['n']:,} samples; reference: "
+        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: {measured_by}; "
+        f"k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real test images."
     )
