@@ -345,7 +345,7 @@ def test_samples_are_asked_for_in_these_shares(evaluated, trained, judge, tmp_pa
     evaluated("npz=true", "n=30")
     assert np.load(tmp_path / "samples.npz")["labels"].tolist() == judge.labels(30).tolist()
     few = trained("model.num_classes=8", "data.num_classes=8", "data.source._target_=digits.Few")
-    with pytest.raises(ConfigError, match="Mnist has 10 labels, and the model knows 8"):
+    with pytest.raises(ConfigError, match="Mnist has 10 labels, but the model knows 8"):
         evaluated("data=mnist", "data.source._target_=digits.Mnist", ckpt=few)
 
 

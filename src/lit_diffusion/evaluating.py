@@ -99,8 +99,8 @@ def asked(cfg: DictConfig, denoiser: torch.nn.Module, judge: Judge) -> Tensor | 
         return conditions(OmegaConf.merge(cfg, {"y": "all"}), denoiser)
     if judge.num_classes > denoiser.num_classes:
         raise ConfigError(
-            f"{judge.name} has {judge.num_classes} labels, and the model knows {denoiser.num_classes}: choose "
-            "data or y"
+            f"{judge.name} has {judge.num_classes} labels, but the model knows {denoiser.num_classes}: "
+            "choose its own data, or labels with y"
         )
     return judge.labels(cfg.n)
 

@@ -102,8 +102,9 @@ def caption(result: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     mean = "mean ± half its 95 % interval" if len(result["seeds"]) > 1 else "one seed, no interval"
     return (
-        f"NFE: network evaluations per image. Seeds {seeds}: {mean}, and in brackets the paired difference to "
-        f"{result['baseline']}; ↓ less is better, ↑ more; n = {result['n']:,} samples; reference: "
-        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: {measured_by}; "
-        f"k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real test images."
+        f"NFE: network evaluations per image. Seeds {seeds}: {mean}, and in brackets the paired difference "
+        f"to {result['baseline']}; ↓ less is better, ↑ more; n = {result['n']:,} samples; reference: "
+        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: "
+        f"{measured_by}; k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real "
+        "test images."
     )
