@@ -104,7 +104,7 @@ def test_multirun_with_ddp_is_refused(run):
 
 
 def test_the_installed_wheel_is_the_same_command(tmp_path):
-    """Unpacked where nothing else is, it trains from an empty folder."""
+    """Unpacked where nothing else is, it trains from an empty folder, and samples from the model that ships."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
     subprocess.run([*build, "-w", str(tmp_path)], check=True)
     site = tmp_path / "site"
@@ -119,8 +119,14 @@ def test_the_installed_wheel_is_the_same_command(tmp_path):
     environment = {"PYTHONPATH": str(site), "PATH": "", "HOME": str(empty)}
     found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True)
     assert str(site) in found.stdout
-    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
+    sampling = [sys.executable, "-m", "lit_diffusion.sample", "n=1", "steps=1", "gif=false", "out=drawn"]
+    for each in (command, sampling):
+        subprocess.run(each, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "checkpoints" / "best.ckpt").is_file()
+    assert (empty / "drawn" / "grid.png").is_file()
+    assert {path.name for path in (site / "lit_diffusion" / "trained").iterdir()} == {
+        path.name for path in (ROOT / "src" / "lit_diffusion" / "trained").iterdir()
+    }
 
 
 def test_the_readmes_own_schedule_and_network_train(run, tmp_path):
