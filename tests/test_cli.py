@@ -104,7 +104,7 @@ def test_multirun_with_ddp_is_refused(run):
 
 
 def test_the_installed_wheel_is_the_same_command(tmp_path):
-    """Unpacked where nothing else is, it trains from an empty folder, and samples from the model that ships."""
+    """Unpacked where nothing else is, it trains in an empty folder, and has the model that ships."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
     subprocess.run([*build, "-w", str(tmp_path)], check=True)
     site = tmp_path / "site"
