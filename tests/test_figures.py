@@ -1,6 +1,7 @@
 """Every figure, on real digits and small models: what it shows, not just that it is there."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
-from lit_diffusion import plots
+from lit_diffusion import curves, plots
 from lit_diffusion.drawing import draw
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.predictions import X
@@ -123,7 +124,7 @@ def test_pure_noise_tells_the_distance_to_the_mean_image(data, monkeypatch):
 
 def test_loss_plots_what_the_run_logged(trained_run):
     folder = trained_run("flow_time")
-    figure, _ = plots.loss(str(folder))
+    figure, _ = curves.loss(str(folder))
     lines = {line.get_label().split()[-1]: line for line in figure.axes[0].lines}
     assert lines["train/loss"].get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
     assert len(lines["val/loss"].get_xdata()) == 2
@@ -132,10 +133,18 @@ def test_loss_plots_what_the_run_logged(trained_run):
 def test_fid_over_images_seen(trained_run, drawn):
     scored = ["callbacks=evaluation", "callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist"]
     folder = str(trained_run("flow_time", *scored, "sampler.steps=2", "data.batch_size=16"))
-    figure, _ = plots.images_seen([folder, folder])
+    figure, _ = curves.images_seen([folder, folder])
     first, second, floor = figure.axes[0].lines
     assert first.get_xdata().tolist() == second.get_xdata().tolist() == [48, 96]
     assert min(first.get_ydata()) > floor.get_ydata()[0] > 0
+    study = Path(folder, "study.json")
+    Path(folder, "runs").mkdir()
+    Path(folder, "runs", "a").symlink_to(folder)
+    study.write_text(json.dumps({"seeds": [0, 1], "runs": {"flow_time": ["a", "a"]}}))
+    again, _ = curves.images_seen(folder)
+    assert again.axes[0].lines[1].get_label() == "flow_time, seed 1"
+    assert again.axes[0].lines[1].get_ydata().tolist() == first.get_ydata().tolist()
+    study.unlink()
     path, _ = drawn("images_seen", f"run={folder}", f"out={folder}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
 
@@ -149,7 +158,7 @@ def test_fid_over_evaluations(tmp_path, drawn):
         "floor": {"fid": 1.5},
     }
     (tmp_path / "study.json").write_text(json.dumps(result))
-    figure, source = plots.nfe(str(tmp_path))
+    figure, source = curves.nfe(str(tmp_path))
     ddim, heun, floor = figure.axes[0].lines
     assert (ddim.get_xdata().tolist(), ddim.get_ydata().tolist()) == ([5, 20], [9.0, 4.0])
     assert (heun.get_label(), heun.get_xdata().tolist()) == ("heun", [5])

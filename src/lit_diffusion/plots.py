@@ -1,7 +1,5 @@
 """The figures of the tutorials. Each function returns a matplotlib figure, and what it was drawn from."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_diffusion import checkpoint
+from lit_diffusion.curves import read_metrics
 from lit_diffusion.data.datamodule import ImageDataModule, validation_images
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import ConfigError
@@ -93,60 +92,6 @@ def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure
         f"from {ckpt}; root mean square distance, of images in [0, 1], to the mean training image: "
         f"{distance[0]:.4f} on average over {len(outputs)} outputs, {distance[1]:.4f} over training images"
     )
-
-
-def loss(run: str | Sequence[str] | None) -> tuple[Figure, str]:
-    """Training and validation loss over steps, of one run or several."""
-    runs = run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
-    for k, folder in enumerate(runs):
-        metrics = read_metrics(folder)
-        for name, style in {"train/loss": ".-", "val/loss": "o--"}.items():
-            points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), style, color=f"C{k}", label=f"{Path(folder).name} {name}"
-                )
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.legend()
-    return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
-
-
-def images_seen(run: str | Sequence[str] | None) -> tuple[Figure, str]:
-    """FID over training images seen, of one run or several that had callbacks=evaluation, and its floor."""
-    runs = run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
-    for folder in runs:
-        points = [row for row in read_metrics(folder) if row.get("eval/fid")]
-        if not points:
-            raise ConfigError(f"{folder}/{METRICS} has no eval/fid: train with callbacks=evaluation")
-        seen = [float(row["eval/images_seen"]) for row in points]
-        axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=Path(folder).name)
-    axes.axhline(float(points[-1]["eval/floor_fid"]), color="gray", linestyle=":", label="floor")
-    axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
-    axes.legend()
-    return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in runs)}"
-
-
-def nfe(run: str | None) -> tuple[Figure, str]:
-    """FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
-    if not isinstance(run, str) or not Path(run, "study.json").is_file():
-        raise ConfigError(f"run is {run}: give run=DIR, the folder of a finished study, study=nfe say")
-    result = json.loads(Path(run, "study.json").read_text())
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for choice, scores in result["choices"].items():
-        name = choice.rpartition("_")[0] or choice
-        curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
-    for name, points in curves.items():
-        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
-    axes.axhline(result["floor"]["fid"], color="gray", linestyle=":", label="floor")
-    axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
-    axes.legend()
-    return figure, f"from {run}/study.json, n = {result['n']:,}"
 
 
 def progress(run: str | None) -> tuple[Figure, str]:
@@ -230,16 +175,3 @@ def labelled(
 def show(axes: Axes, image: Tensor) -> None:
     axes.imshow(to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
-
-
-def read_metrics(run: str | None) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv."""
-    if not isinstance(run, str):
-        raise ConfigError(
-            f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"
-        )
-    path = Path(run, METRICS)
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -16,7 +16,7 @@ from lit_diffusion import checkpoint
 from lit_diffusion.cli import composed
 from lit_diffusion.errors import ConfigError, check_chosen, check_whole_number
 from lit_diffusion.evaluating import RESULT, evaluate
-from lit_diffusion.evaluation.comparison import compare, markdown
+from lit_diffusion.evaluation.comparison import STUDY, compare, markdown
 from lit_diffusion.evaluation.report import ROWS
 from lit_diffusion.files import whole
 from lit_diffusion.images import make_folder
@@ -79,7 +79,7 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
             check_result(cfg, each, results)
             say(f"{done} of {len(cells)}: {each.choice}, seed {each.seed}", results[-1], cfg.study.scores)
     result = comparison(cfg, cells, results)
-    with whole(out / "study.json") as file:
+    with whole(out / STUDY) as file:
         file.write(json.dumps(result, indent=2).encode())
     with whole(out / "study.md") as file:
         file.write(markdown(result).encode())
@@ -224,6 +224,10 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
     for each, result in zip(cells, results, strict=True):
         for score in cfg.study.scores:
             values[each.choice][score].append(result["scores"][score])
+    runs: dict[str, list[str]] = {}
+    for each in cells:
+        if each.run:
+            runs.setdefault(each.choice, []).append(Path(each.run.out).name)
     last = results[-1]
     same = {key: last[key] for key in ("floor", "floor_n", *SAME)}
     return {
@@ -233,6 +237,7 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
         "baseline": cfg.study.baseline,
         "choices": compare(values, cfg.study.baseline),
         "nfe": {c.choice: r.get("cost", {}).get("nfe") for c, r in zip(cells, results, strict=True)},
+        "runs": runs,
         "overrides": OmegaConf.to_container(cfg.study, resolve=True),
         **same,
     }

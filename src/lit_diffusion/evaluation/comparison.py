@@ -9,6 +9,8 @@ from torch.distributions import StudentT
 
 from lit_diffusion.evaluation.report import ROWS
 
+STUDY = "study.json"  # in a finished study's folder
+
 Values = Mapping[str, Mapping[str, Sequence[float]]]  # choice -> score -> a value for each seed
 
 
