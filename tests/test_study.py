@@ -93,6 +93,7 @@ def test_a_study_ends_in_one_table(studied, calls, tmp_path):
     assert [name for name, _ in calls].count("evaluate") == 6
     assert result["choices"]["plain"]["fid"]["values"][0] != result["choices"]["plain"]["fid"]["values"][1]
     assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
+    assert result["runs"]["plain"] == result["runs"]["guided"] != result["runs"]["linear"]
     text = (tmp_path / "study" / "study.md").read_text()
     assert text == markdown(result)
     lines = text.splitlines()
