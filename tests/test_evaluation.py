@@ -292,7 +292,7 @@ def test_one_noise_level_has_no_bits():
 def test_the_whole_result(evaluated, tmp_path):
     result = evaluated("guidance=2", "cas_images=24", "bits_n=2", "bits_steps=3")
     assert result["n"] == result["floor_n"] == 12
-    assert set(result["floor"]) == {*result["scores"]} - {"bits_per_dim"}
+    assert set(result["floor"]) == {*result["scores"], "fid_in_shares"} - {"bits_per_dim"}
     expected = "fid kid precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
     assert set(result["scores"]) == set(expected.split())
     assert all(math.isfinite(score) for score in [*result["scores"].values(), *result["floor"].values()])
@@ -307,7 +307,9 @@ def test_the_whole_result(evaluated, tmp_path):
     console.print(table(result))
     text = console.export_text()
     sha256 = result["features"]["sha256"][:12]
-    for part in ("12 samples", "12 real test images", "Mnist, train split, 320", "seeds: samples 0", sha256):
+    made = "last.ckpt: DDIM, 2 steps, guidance 2 at t from 0 to 1, asked for: data"
+    text = " ".join(text.split())
+    for part in ("12 samples", "12 real test images", made, "Mnist, train split, 320", "samples 0", sha256):
         assert part in text
 
 
@@ -345,8 +347,21 @@ def test_samples_are_asked_for_in_these_shares(evaluated, trained, judge, tmp_pa
     evaluated("npz=true", "n=30")
     assert np.load(tmp_path / "samples.npz")["labels"].tolist() == judge.labels(30).tolist()
     few = trained("model.num_classes=8", "data.num_classes=8", "data.source._target_=digits.Few")
-    with pytest.raises(ConfigError, match="Mnist has 10 labels, but the model knows 8"):
-        evaluated("data=mnist", "data.source._target_=digits.Mnist", ckpt=few)
+    other = ["data=mnist", "data.source._target_=digits.Mnist"]
+    with pytest.raises(ConfigError, match="the data are Mnist, but the model was trained on Few"):
+        evaluated(*other, ckpt=few)
+    assert "class_accuracy" not in evaluated(*other, "y=null", ckpt=few)["scores"]
+
+
+def test_the_floor_in_shares(judge):
+    """Of as many test images of each class as are asked for: of all of them, the floor itself."""
+    assert judge.floor_in_shares(80) == pytest.approx(judge.floor(80)["fid"])
+    images, labels = judge.test
+    orders = [torch.randperm(80, generator=rng.generator(0, "shares", draw)) for draw in range(10)]
+    chosen = [torch.cat([order[labels[order] == k][:4] for k in range(10)]) for order in orders]
+    fids = [judge.scores(images[each], labels[each])["fid"] for each in chosen]
+    assert judge.floor_in_shares(40) == pytest.approx(sum(fids) / 10)
+    assert judge.floor_in_shares(40) < judge.floor(40)["fid"]
 
 
 def test_a_model_without_labels(evaluated, trained):
@@ -411,6 +426,10 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
         (["n=5"], "more than k, 5"),
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
+        (["bits_n=81"], "bits_n is 81: choose a whole number from 1 to 80"),
+        (["memorisation=maybe"], "memorisation is maybe: choose true or false"),
+        (["npz=maybe"], "npz is maybe"),
+        (["guidance=lots"], "guidance is lots"),
         (["features=vgg"], "features is vgg: choose one of .*mnist.* inception"),
         (["+data.source._target_=digits.Digits"], "Digits has none of its own"),
         (["+data.source._target_=digits.Digits", "features=mnist", "check=true"], "check is true"),
@@ -431,7 +450,7 @@ def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
         ({"labels": np.zeros(3)}, "can't be read"),
         ({"images": np.zeros((12, 28, 28), np.uint8)}, "give images uint8"),
         ({"images": np.zeros((12, 1, 28, 28), np.float32)}, "give images uint8"),
-        ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "for each a label"),
+        ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "labels float64"),
         ({"images": np.zeros((12, 1, 8, 8), np.uint8)}, "but those of Mnist"),
     ],
 )
@@ -442,7 +461,7 @@ def test_samples_that_are_none(config, tmp_path, arrays, message):
         evaluate(config(*options, "data=mnist", "data.source._target_=digits.Mnist", config_name="evaluate"))
 
 
-def test_the_callback_scores_epochs(config, tmp_path):
+def test_the_callback_scores_epochs(config, tmp_path, capsys):
     options = [
         "trainer=debug",
         "trainer.max_epochs=2",
@@ -455,6 +474,7 @@ def test_the_callback_scores_epochs(config, tmp_path):
     rows = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("eval/fid")
     assert len([row for row in rows[1:] if row.split(",")[column]]) == 2
+    assert capsys.readouterr().out.count("scores (floor): fid ") == 2
     assert {"eval/coverage", "eval/floor_fid", "eval/class_accuracy"} <= set(rows[0].split(","))
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["state_dict"]) == len(objects["module"].state_dict())
@@ -467,6 +487,23 @@ def test_the_callback_fails_before_training(config):
         train(config(*options))
     with pytest.raises(InstantiationException, match=r"evaluation\.n is 5"):
         train(config(*options, "callbacks.evaluation.n=5"))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("fit.batch_size=0", "fit.batch_size is 0"),
+        ("fit.lr=abc", "fit.lr is abc"),
+        ("fit.dropout=2", "fit.dropout is 2: choose a number from 0 to 0.9"),
+        ("fit.flip=maybe", "fit.flip is maybe"),
+        ("network.num_features=0", "network.num_features is 0"),
+    ],
+)
+def test_mistakes_cost_no_fit(config, override, message, tmp_path):
+    options = ["data.source._target_=digits.Digits", f"out={tmp_path}/out", override]
+    with pytest.raises(ConfigError, match=message):
+        train_features(config(*options, config_name="features"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_feature_network_of_ones_own(config, tmp_path):

@@ -153,6 +153,7 @@ def test_fid_over_evaluations(tmp_path, drawn):
     fids = {"ddim_5": 9.0, "heun_3": 7.0, "ddim_20": 4.0}
     result = {
         "n": 100,
+        "scores": ["fid"],
         "choices": {choice: {"fid": {"mean": fid}} for choice, fid in fids.items()},
         "nfe": {"ddim_5": 5, "heun_3": 5, "ddim_20": 20},
         "floor": {"fid": 1.5},
@@ -164,8 +165,16 @@ def test_fid_over_evaluations(tmp_path, drawn):
     assert (heun.get_label(), heun.get_xdata().tolist()) == ("heun", [5])
     assert floor.get_ydata()[0] == 1.5
     assert "n = 100" in source
+    assert {text.get_text() for text in figure.axes[0].get_xticklabels(minor=True)} & {"6", "20"}
     path, _ = drawn("nfe", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
+
+
+@pytest.mark.parametrize("changes", [{"scores": ["kid"]}, {"nfe": {"a": None}}])
+def test_a_study_that_says_nothing_of_fid_over_evaluations(tmp_path, changes):
+    (tmp_path / "study.json").write_text(json.dumps({"scores": ["fid"], "nfe": {"a": 5}, **changes}))
+    with pytest.raises(ConfigError, match="see conf/study/nfe.yaml"):
+        curves.nfe(str(tmp_path))
 
 
 def test_progress_names_the_epochs(trained_run):

@@ -4,10 +4,12 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, run_python
 from filelock import FileLock
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from scipy import stats
 
@@ -123,6 +125,7 @@ def test_what_is_finished_is_not_done_again(studied, calls):
 DYING = """
 import json, os, signal, sys
 from filelock import FileLock
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.studying import study
@@ -163,6 +166,8 @@ def test_interrupted_in_the_middle_of_a_training(tmp_path):
     stopped = run_python("dying.py", "3", *command, cwd=tmp_path)
     assert stopped.returncode == 130
     assert "the same command with out=outputs/study/small goes on" in stopped.stderr
+    assert run_python("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
+    assert [path.name for path in (tmp_path / "outputs" / "study").iterdir()] == ["small"]
     again = run_python("dying.py", "0", *command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "small, seeds 0" in again.stdout
@@ -175,10 +180,15 @@ def test_two_studies_in_one_folder(studied, tmp_path):
         studied()
 
 
-def test_what_cannot_be_compared_is_not(studied, calls):
-    with pytest.raises(ConfigError, match="more, seed 0 has n 14, but the first 12"):
-        studied(seeds=[0], choices={"plain": None, "more": {"evaluate": ["n=14"]}, "linear": None})
-    assert len(calls) == 3  # a training and two evaluations: nothing after
+def test_what_cannot_be_compared_is_not(studied, calls, tmp_path):
+    """Where that shows in the results alone: a file of samples may hold any number."""
+    for n in (14, 12):
+        np.savez(tmp_path / f"{n}.npz", images=np.zeros((n, 1, 28, 28), np.uint8))
+    choices = {str(n): {"evaluate": [f"samples={tmp_path}/{n}.npz"]} for n in (14, 12)}
+    evaluate = [*STUDY["evaluate"], "data=mnist", "data.source._target_=digits.Mnist"]
+    with pytest.raises(ConfigError, match="12, seed 0 has n 12, but the first 14"):
+        studied([0], train=None, evaluate=evaluate, choices=choices, baseline="14", scores=["fid"])
+    assert len(calls) == 2
 
 
 def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
@@ -240,7 +250,13 @@ def test_differences_are_paired():
         ({"baseline": "none"}, "study.baseline is none: choose one of plain, guided, linear"),
         ({"scores": ["beauty"]}, "study.scores has beauty"),
         ({"scores": ["cas"]}, "study.scores has cas, but"),
+        ({"scores": "fid"}, "study.scores is fid: see conf/study/"),
+        ({"choices": None}, "study.choices is None: see conf/study/"),
         ({"choices": {"plain": {"training": []}}}, "choices.plain has training"),
+        ({"choices": {"plain": {"train": "seed=1"}}}, "choices.plain.train is seed=1: give a list"),
+        ({"choices": {"plain": None, "more": {"evaluate": ["n=14"]}}}, "more has n 14, but plain has 12"),
+        ({"choices": {"plain": {"evaluate": ["guidance=lots"]}}}, "guidance is lots"),
+        ({"choices": {"plain": {"evaluate": ["sampler=heun", "steps=0"]}}}, "sampler.steps is 0"),
         ({"train": None}, "choices.linear has train, but study.train is null"),
         ({"train": ["modle=small_unet"]}, "modle"),
         ({"train": [*STUDY["train"], "trainer=ddp_cpu"]}, "trainer.devices 2"),
@@ -253,6 +269,6 @@ def test_differences_are_paired():
     ],
 )
 def test_mistakes_cost_nothing(studied, calls, changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, InstantiationException), match=message):
         studied(**changes)
     assert calls == []

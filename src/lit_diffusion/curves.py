@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluation.comparison import STUDY
@@ -45,6 +47,7 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
         axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=label)
     axes.axhline(float(points[-1]["eval/floor_fid"]), color="gray", linestyle=":", label="floor")
     axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
+    plain_numbers(axes)
     axes.legend()
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for _, folder in runs)}"
 
@@ -54,6 +57,10 @@ def nfe(run: str | None) -> tuple[Figure, str]:
     if not is_study(run):
         raise ConfigError(f"run is {run}: give run=DIR, the folder of a finished study, study=nfe say")
     result = read_study(run)
+    if "fid" not in result["scores"] or not all(result["nfe"].values()):
+        raise ConfigError(
+            f"{run} has no FID or no network evaluations of some choice: see conf/study/nfe.yaml"
+        )
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -64,8 +71,16 @@ def nfe(run: str | None) -> tuple[Figure, str]:
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
     axes.axhline(result["floor"]["fid"], color="gray", linestyle=":", label="floor")
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
+    plain_numbers(axes)
     axes.legend()
     return figure, f"from {run}/{STUDY}, n = {result['n']:,}"
+
+
+def plain_numbers(axes: Axes) -> None:
+    """20 on a logarithmic axis, not 2 x 10^1."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def listed(run: Runs) -> Sequence[str | None]:

@@ -10,8 +10,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
-from lit_diffusion.errors import ConfigError, check_whole_number
-from lit_diffusion.guidance import is_number
+from lit_diffusion.errors import ConfigError, check_whole_number, is_number
 from lit_diffusion.masks import find_mask
 from lit_diffusion.plots import labelled
 from lit_diffusion.rng import slerp

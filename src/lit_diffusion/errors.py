@@ -1,6 +1,7 @@
 """The one exception that stands for a mistake its reader can mend, and the commonest of its checks."""
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 
 
@@ -23,6 +24,24 @@ def check_whole_number(name: str, value: object, least: int, most: int | None = 
         return
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{name} is {value}: choose a whole number {span}")
+
+
+def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
+    """ConfigError unless the value is a finite number in its range."""
+    if is_number(value) and least <= value <= most:
+        return
+    span = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    raise ConfigError(f"{name} is {value}: choose a number {span}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_switch(name: str, value: object) -> None:
+    """ConfigError unless the value is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value}: choose true or false")
 
 
 def check_installed(what: str, packages: Sequence[str], extra: str) -> None:

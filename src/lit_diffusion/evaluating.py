@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.evaluation.cost import cost
 from lit_diffusion.evaluation.judge import Judge, build_judge
 from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
@@ -22,7 +22,7 @@ from lit_diffusion.finished import Finished
 from lit_diffusion.guidance import Guided
 from lit_diffusion.images import make_folder
 from lit_diffusion.loading import Loaded, choose_device, load
-from lit_diffusion.sampling import check_numbers, conditions, labels_of, make, make_batch, what_decides, write
+from lit_diffusion.sampling import check_values, conditions, labels_of, make, make_batch, what_decides, write
 
 RESULT = "evaluation.json"
 
@@ -40,22 +40,20 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Raises:
         ConfigError: a checkpoint, a data set, a feature network or a number that can't work.
     """
-    check_numbers(cfg)
-    for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "judge_seed": 0}.items():
-        check_whole_number(key, cfg[key], least)
+    check(cfg)
     out = make_folder(cfg.out)
     if cfg.samples is not None:
         if cfg.ckpt is not None or cfg.get("model") is not None:
             raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
         images, labels = read_samples(cfg.samples)
         judge = judge_for(cfg, None)
-        return keep(cfg, score(judge, images, labels, {"samples": str(cfg.samples)}))
+        return keep(cfg, score(judge, images, labels, {"made_by": str(cfg.samples)}))
     loaded = load(cfg)
     judge = judge_for(cfg, loaded.config)
     judge.check_images(cfg.n, loaded.shape)
-    y = asked(cfg, loaded.denoiser, judge)
+    y = asked(cfg, loaded, judge)
     if cfg.bits_n:
-        check_bits(cfg, loaded)
+        check_bits(cfg, loaded, judge)
     with Finished(out / "finished", {**what_decides(cfg, loaded), "data": judge.name}) as finished:
         make(cfg, loaded, y, finished)
         images = finished.images()[: cfg.n]
@@ -63,9 +61,11 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         measured = cost(
             unguided(loaded), loaded.device, len(batch), lambda: make_batch(loaded, batch, cfg.seed, y)
         )
-        result = score(
-            judge, images, labels_of(cfg, y) if loaded.guidance["guidance"] != 0 else None, finished.settings
-        )
+        labels = labels_of(cfg, y) if loaded.guidance["guidance"] != 0 else None
+        made_with = {"made_by": made_by(cfg), **finished.settings}
+        if not loaded.denoiser.num_classes:
+            made_with["y"] = None
+        result = score(judge, images, labels, made_with)
         result["cost"] = measured
         if cfg.bits_n:
             result["scores"]["bits_per_dim"], result["bits"] = bits(cfg, loaded, judge)
@@ -75,13 +75,31 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     return kept
 
 
+def made_by(cfg: DictConfig) -> str:
+    """The model, as it was asked for."""
+    if cfg.get("model") is not None:
+        return cfg.model.path
+    return cfg.ckpt or "the model that ships"
+
+
+def check(cfg: DictConfig) -> None:
+    """ConfigError for a number or a switch that can't work, whatever the model and the data."""
+    check_values(cfg)
+    for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "judge_seed": 0}.items():
+        check_whole_number(key, cfg[key], least)
+    check_switch("memorisation", cfg.memorisation)
+
+
 def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[str, Any]) -> dict[str, Any]:
     """The scores, and all that must stand beside them."""
     networks = {"features": judge.features, "check": judge.check}
+    floor = judge.floor(len(images), labels is not None)
+    if labels is not None and made_with.get("y") == "data":
+        floor = {**floor, "fid_in_shares": judge.floor_in_shares(len(images))}
     return {
         "n": len(images),
         "scores": judge.scores(images, labels),
-        "floor": judge.floor(len(images), labels is not None),
+        "floor": floor,
         "floor_n": min(len(images), len(judge.test[0])),
         "classes": judge.histogram(images),
         "made_with": made_with,
@@ -91,22 +109,24 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
     }
 
 
-def asked(cfg: DictConfig, denoiser: torch.nn.Module, judge: Judge) -> Tensor | None:
+def asked(cfg: DictConfig, loaded: Loaded, judge: Judge) -> Tensor | None:
     """As ``conditions``, which doesn't know y=data: labels in the shares of the real images'."""
     if cfg.y != "data":
-        return conditions(cfg, denoiser)
-    if cfg.prompt is not None or not denoiser.num_classes:
-        return conditions(OmegaConf.merge(cfg, {"y": "all"}), denoiser)
-    if judge.num_classes > denoiser.num_classes:
+        return conditions(cfg, loaded.denoiser)
+    if cfg.prompt is not None or not loaded.denoiser.num_classes:
+        return conditions(OmegaConf.merge(cfg, {"y": "all"}), loaded.denoiser)
+    own = loaded.config.data.source._target_.rpartition(".")[2]
+    if judge.name != own:
         raise ConfigError(
-            f"{judge.name} has {judge.num_classes} labels, but the model knows {denoiser.num_classes}: "
-            "choose its own data, or labels with y"
+            f"the data are {judge.name}, but the model was trained on {own}, whose labels are others: choose "
+            "its own data, or y=null, or labels with y"
         )
     return judge.labels(cfg.n)
 
 
-def check_bits(cfg: DictConfig, loaded: Loaded) -> None:
-    """ConfigError if the model has no likelihood that we can compute."""
+def check_bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> None:
+    """ConfigError if the model has no likelihood that we can compute, or there are too few images."""
+    check_whole_number("bits_n", cfg.bits_n, least=1, most=len(judge.test[0]))
     if loaded.denoiser.conditional and loaded.denoiser.num_classes == 0:
         raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
     flow_times(loaded.denoiser, cfg.bits_steps)
@@ -151,11 +171,14 @@ def read_samples(path: str) -> Samples:
             images, labels = arrays["images"], arrays.get("labels")
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ConfigError(f"samples is {path}, which can't be read ({error}): give a samples.npz") from None
-    whole_numbers = labels is None or (labels.shape == images.shape[:1] and labels.dtype.kind in "iu")
-    if images.dtype != np.uint8 or images.ndim != 4 or not whole_numbers:
+    if images.dtype != np.uint8 or images.ndim != 4:
         raise ConfigError(
-            f"samples is {path}, with images {images.dtype} {images.shape}: give images uint8 (N, C, H, W), "
-            "and for each a label, a whole number, or none"
+            f"samples is {path}, with images {images.dtype} {images.shape}: give images uint8 (N, C, H, W)"
+        )
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"samples is {path}, with labels {labels.dtype} {labels.shape} of {len(images)} images: give a "
+            "whole number for each, or leave them out"
         )
     return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels).long()
 

@@ -1,13 +1,12 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lit_diffusion.denoiser import Combinator
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.errors import ConfigError, check_number, is_number
 from lit_diffusion.predictions import Estimate
 
 
@@ -39,15 +38,12 @@ class Guided(Combinator):
         rescale: float = 0.0,
     ):
         super().__init__(denoiser)
-        if not is_number(scale):
-            raise ConfigError(f"guidance is {scale}: choose a number, 1 for none")
+        check_guidance(scale, interval, rescale)
         if not denoiser.conditional:
             raise ConfigError(
                 f"guidance is {scale:g}, its interval {interval} and its rescale {rescale}, but this model "
                 "was trained without labels: leave guidance out, or train one with model.num_classes=10"
             )
-        if not is_number(rescale) or not 0 <= rescale <= 1:
-            raise ConfigError(f"guidance_rescale is {rescale}: choose a number from 0 (off) to 1")
         self.scale = scale
         self.low, self.high = as_interval(interval)
         self.rescale = rescale
@@ -80,8 +76,12 @@ def guide(denoiser: nn.Module, scale: float, interval: Sequence[float], rescale:
     return Guided(denoiser, scale, interval, rescale)
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def check_guidance(scale: object, interval: object, rescale: object) -> None:
+    """ConfigError for a value that guides no model."""
+    if not is_number(scale):
+        raise ConfigError(f"guidance is {scale}: choose a number, 1 for none")
+    check_number("guidance_rescale", rescale, least=0, most=1)
+    as_interval(interval)
 
 
 def as_interval(value: object) -> tuple[float, float]:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from lit_diffusion.errors import ConfigError, check_whole_number
+from lit_diffusion.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.files import whole
 from lit_diffusion.finished import Finished
+from lit_diffusion.guidance import check_guidance
 from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_float, to_uint8
 from lit_diffusion.loading import Loaded, load
 from lit_diffusion.samplers.base import Visit
@@ -34,7 +35,7 @@ def sample(cfg: DictConfig) -> list[Path]:
         ConfigError: a checkpoint, sampler, label or guidance that can't work, or a folder that holds part
             of another sampling.
     """
-    check_numbers(cfg)
+    check_values(cfg)
     out = make_folder(cfg.out)
     loaded = load(cfg)
     y = conditions(cfg, loaded.denoiser)
@@ -45,9 +46,17 @@ def sample(cfg: DictConfig) -> list[Path]:
     return paths
 
 
-def check_numbers(cfg: DictConfig) -> None:
+def check_values(cfg: DictConfig) -> None:
+    """ConfigError for a number or a switch that can't work, whatever the model."""
     for key, least in {"n": 1, "batch_size": 1, "rows": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
         check_whole_number(key, cfg[key], least)
+    for key in ("npz", "gif"):
+        check_switch(key, cfg[key])
+    check_guidance(
+        1 if cfg.guidance is None else cfg.guidance,
+        (0, 1) if cfg.guidance_interval is None else cfg.guidance_interval,
+        0 if cfg.guidance_rescale is None else cfg.guidance_rescale,
+    )
 
 
 def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -16,14 +17,23 @@ from lit_diffusion import checkpoint
 from lit_diffusion.cli import composed
 from lit_diffusion.errors import ConfigError, check_chosen, check_whole_number
 from lit_diffusion.evaluating import RESULT, evaluate
+from lit_diffusion.evaluating import check as check_evaluation
 from lit_diffusion.evaluation.comparison import STUDY, compare, markdown
 from lit_diffusion.evaluation.report import ROWS
 from lit_diffusion.files import whole
 from lit_diffusion.images import make_folder
-from lit_diffusion.loading import SHIPPED, identity
+from lit_diffusion.loading import build_sampler, load
 from lit_diffusion.training import train
 
 TRAINED = "trained"  # in the folder of a run that is finished
+
+PARTS = {  # of a study
+    "train": (ListConfig, NoneType),
+    "evaluate": ListConfig,
+    "baseline": str,
+    "scores": ListConfig,
+    "choices": DictConfig,
+}
 
 NEEDS = {  # scores that an evaluation can do without, and the key that leaves them out
     "cas": "cas_images",
@@ -33,7 +43,8 @@ NEEDS = {  # scores that an evaluation can do without, and the key that leaves t
     "class_accuracy_check": "check",
 }
 
-SAME = ("n", "reference", "features", "check", "judge")  # what numbers must share to be compared
+ASKED_ALIKE = ("k", "cas_images", "features", "check", "judge_seed", "data")  # of numbers to be compared
+SAME = ("n", "reference", "features", "check", "judge")  # the same, in their results
 
 
 class Cell(NamedTuple):
@@ -68,6 +79,7 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     check(cfg)
     out = make_folder(cfg.out)
     cells = [cell(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
+    check_alike(cells)
     results = []
     with locked(out):
         for done, each in enumerate(cells, start=1):
@@ -100,6 +112,11 @@ def locked(folder: Path) -> Iterator[None]:
 def check(cfg: DictConfig) -> None:
     """Refuse a study that can't end in a table."""
     check_chosen(cfg, "study")
+    for key, kind in PARTS.items():
+        if key not in cfg.study or not isinstance(cfg.study[key], kind):
+            raise ConfigError(
+                f"study.{key} is {cfg.study.get(key)}: see conf/study/ for what a study is made of"
+            )
     if not isinstance(cfg.seeds, ListConfig) or not cfg.seeds or len({*cfg.seeds}) < len(cfg.seeds):
         raise ConfigError(f"seeds is {cfg.seeds}: choose a list of different ones, such as [0, 1, 2]")
     for seed in cfg.seeds:
@@ -114,6 +131,8 @@ def check(cfg: DictConfig) -> None:
         for key in own or {}:
             if key not in ("train", "evaluate"):
                 raise ConfigError(f"study.choices.{choice} has {key}: it can have train and evaluate")
+            if not isinstance(own[key], ListConfig):
+                raise ConfigError(f"study.choices.{choice}.{key} is {own[key]}: give a list of overrides")
         if cfg.study.train is None and (own or {}).get("train"):
             raise ConfigError(
                 f"study.choices.{choice} has train, but study.train is null, which trains nothing: choose "
@@ -125,11 +144,13 @@ def check(cfg: DictConfig) -> None:
 
 
 def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
-    """The configs of one cell, composed before any cell starts, so that a misspelt override costs nothing."""
+    """The configs of one cell, made before any cell starts, so that a mistake in them costs nothing."""
     study = cfg.study
     own = study.choices[choice] or {}
-    evaluating = [*study.evaluate, *own.get("evaluate", []), f"seed={seed}"]
+    own_evaluation, own_training = own.get("evaluate", []), own.get("train", [])
+    evaluating = [*study.evaluate, *own_evaluation, f"seed={seed}"]
     evaluation = composed("evaluate", evaluating)
+    check_evaluation(evaluation)
     for score in study.scores:
         if score in NEEDS and evaluation[NEEDS[score]] in (0, False):
             raise ConfigError(
@@ -140,15 +161,19 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
         if cfg.ckpt and evaluation.ckpt:
             raise ConfigError(f"ckpt is {cfg.ckpt}, but {choice} has ckpt={evaluation.ckpt}: leave one out")
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
-        weights = None if evaluation.samples else identity_of(evaluation.ckpt)
-        evaluation.out = str(out / "evaluations" / name_of(evaluating, evaluation, weights))
+        ours = evaluation.samples is None and evaluation.get("model") is None
+        weights = load(evaluation).identity if ours else None
+        name = name_of([*own_evaluation, f"seed={seed}"], evaluation, weights)
+        evaluation.out = str(out / "evaluations" / name)
         return Cell(choice, seed, None, evaluation)
-    training = [*study.train, *own.get("train", []), f"seed={seed}"]
+    training = [*study.train, *own_training, f"seed={seed}"]
     run = composed("train", training)
     check_training(choice, run, evaluation)
-    evaluation.out = str(out / "evaluations" / name_of([*evaluating, *training], evaluation, run))
-    run.out = str(out / "runs" / name_of(training, run))
+    name = name_of([*own_evaluation, *own_training, f"seed={seed}"], evaluation, run)
+    evaluation.out = str(out / "evaluations" / name)
+    run.out = str(out / "runs" / name_of([*own_training, f"seed={seed}"], run))
     evaluation.ckpt = f"{run.out}/checkpoints/best.ckpt"
+    build_sampler(evaluation, run)  # refuses what can't work
     return Cell(choice, seed, run, evaluation)
 
 
@@ -164,12 +189,6 @@ def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None
         )
     if not {"best", "last"} <= {name for name, callback in run.callbacks.items() if callback}:
         raise ConfigError(f"{choice} leaves out callbacks.best or callbacks.last, which a study needs")
-
-
-def identity_of(ckpt: str | None) -> str:
-    """Tells one checkpoint from another, whatever its path."""
-    checkpoint.read(ckpt or SHIPPED)
-    return identity(ckpt or SHIPPED)
 
 
 def name_of(overrides: Sequence[str], *settings: DictConfig | str | None) -> str:
@@ -202,6 +221,20 @@ def train_on(cfg: DictConfig) -> None:
         train(cfg)
     with whole(Path(cfg.out, TRAINED)) as file:
         file.write(b"")
+
+
+def check_alike(cells: Sequence[Cell]) -> None:
+    """ConfigError, before anything is done, if the cells' scores couldn't be compared."""
+    first = cells[0]
+    for each in cells[1:]:
+        known = () if first.evaluation.samples or each.evaluation.samples else ("n",)
+        for key in (*known, *ASKED_ALIKE):
+            ours, theirs = first.evaluation.get(key), each.evaluation.get(key)
+            if ours != theirs:
+                raise ConfigError(
+                    f"{each.choice} has {key} {theirs}, but {first.choice} has {ours}: their scores can't be "
+                    "compared; give all choices the same"
+                )
 
 
 def check_result(cfg: DictConfig, cell: Cell, results: Sequence[dict[str, Any]]) -> None:

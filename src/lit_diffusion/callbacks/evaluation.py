@@ -76,5 +76,7 @@ class Evaluation(AfterEpochs):
         floor = {f"floor_{name}": score for name, score in self.judge.floor(self.n).items()}
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         found = {**scores, **floor, "images_seen": seen * trainer.datamodule.batch_size}
+        said = (f"{key} {score:.4g} ({floor[f'floor_{key}']:.4g})" for key, score in scores.items())
+        print(f"scores (floor): {', '.join(said)}", flush=True)
         for logger in trainer.loggers:
             logger.log_metrics({f"eval/{k}": number for k, number in found.items()}, trainer.global_step)

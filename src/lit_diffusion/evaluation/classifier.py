@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,7 +89,7 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
     schedule = warmup_cosine(optimizer, total_steps=steps, warmup=0.1)
     network.train()
-    for _ in range(epochs):
+    for _ in track(range(epochs), "a classifier learns", transient=True):
         shuffled = torch.randperm(len(images), generator=order).split(batch_size)
         for batch in [part for part in shuffled if len(part) == batch_size]:
             x = jittered(to_float(images[batch]), jitter, flip, noise).to(device)

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion import rng
-from lit_diffusion.errors import check_whole_number
+from lit_diffusion.errors import check_number, check_switch, check_whole_number
 from lit_diffusion.evaluation.classifier import Classifier, accuracy, fit
 from lit_diffusion.images import make_folder
 from lit_diffusion.loading import choose_device
@@ -23,10 +23,9 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
         SHA-256.
 
     Raises:
-        ConfigError: for a seed, a device or a data set that can't work.
+        ConfigError: for a number, a device or a data set that can't work.
     """
-    check_whole_number("seed", cfg.seed, least=0)
-    check_whole_number("fit.epochs", cfg.fit.epochs, least=1)
+    check(cfg)
     device = choose_device(cfg.device)
     path = make_folder(cfg.out) / "features.safetensors"
     source = instantiate(cfg.data.source)
@@ -42,3 +41,15 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": OmegaConf.to_container(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check(cfg: DictConfig) -> None:
+    """ConfigError for a number or a switch that can't work."""
+    check_whole_number("seed", cfg.seed, least=0)
+    for key in ("epochs", "batch_size"):
+        check_whole_number(f"fit.{key}", cfg.fit[key], least=1)
+    for key, most in {"lr": 1, "jitter": 1, "dropout": 0.9}.items():
+        check_number(f"fit.{key}", cfg.fit[key], least=0, most=most)
+    for key in ("flip", "bf16"):
+        check_switch(f"fit.{key}", cfg.fit[key])
+    check_whole_number("network.num_features", cfg.network.num_features, least=1)

@@ -97,6 +97,17 @@ class Judge:
             self._floors[n, labelled] = self._floor(n, labelled)
         return self._floors[n, labelled]
 
+    def floor_in_shares(self, n: int) -> float:
+        """The floor of FID for test images whose classes have exactly the shares that ``labels`` asks for."""
+        wanted = torch.bincount(self.labels(n))
+        test = self.features(self.test[0], self.device)
+        found = []
+        for draw in range(DRAWS):
+            order = self._choose(self.test[0], len(test), "shares", draw)
+            parts = [order[self.test[1][order] == label][:k] for label, k in enumerate(wanted)]
+            found.append(fid(self._real(self.features), test[torch.cat(parts)]))
+        return sum(found) / DRAWS
+
     def labels(self, n: int) -> Tensor:
         """Labels (n,) to ask for, in the shares that the training split has, whatever n is.
 

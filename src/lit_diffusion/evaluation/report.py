@@ -38,14 +38,31 @@ def table(result: Mapping[str, Any]) -> Table:
     return found
 
 
+def how(made: Mapping[str, Any]) -> str:
+    """How they were made, as far as that is known."""
+    if "sampler" not in made:
+        return ""
+    asked = made["prompt"] or ("no label" if made["y"] is None else made["y"])
+    low, high = made["guidance_interval"]
+    return (
+        f": {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g} at t from {low:g} to "
+        f"{high:g}, asked for: {asked}"
+    )
+
+
 def caption(result: Mapping[str, Any]) -> str:
     """All that must stand beside the numbers."""
     reference, judge, made = result["reference"], result["judge"], result["made_with"]
     lines = [
+        f"samples of {made['made_by']}{how(made)}",
         f"reference: {reference['data']}, {reference['split']} split, {reference['n']:,} images",
-        f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}; asked for: "
-        f"{made.get('prompt') or made.get('y', 'unknown')}",
+        f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}",
     ]
+    if in_shares := result["floor"].get("fid_in_shares"):
+        lines.append(
+            "labels: in exactly the reference's shares; the floor's images have theirs by chance, and in "
+            f"exact shares an FID of {in_shares:.4f}"
+        )
     for key, what in {"features": "features", "check": "second network"}.items():
         if network := result[key]:
             accuracy = f", {network['accuracy']:.2%} on real test images" if "accuracy" in network else ""
