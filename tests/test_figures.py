@@ -173,7 +173,7 @@ def test_fid_over_evaluations(tmp_path, drawn):
 @pytest.mark.parametrize("changes", [{"scores": ["kid"]}, {"nfe": {"a": None}}])
 def test_a_study_that_says_nothing_of_fid_over_evaluations(tmp_path, changes):
     (tmp_path / "study.json").write_text(json.dumps({"scores": ["fid"], "nfe": {"a": 5}, **changes}))
-    with pytest.raises(ConfigError, match="see conf/study/nfe.yaml"):
+    with pytest.raises(ConfigError, match="conf/study/nfe"):
         curves.nfe(str(tmp_path))
 
 
