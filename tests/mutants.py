@@ -171,6 +171,18 @@ MUTANTS = {
         "slope(alpha, sigma).flatten()",
         "test_lit_module.py",
     ),
+    "labels in equal shares": Mutant(
+        "evaluation/judge.py",
+        "return ordered[(spread * len(ordered)).long()]",
+        "return torch.arange(n) % self.num_classes",
+        "test_evaluation.py::test_labels_have_the_shares_of_the_training_split",
+    ),
+    "floor: of training images": Mutant(
+        "evaluation/judge.py",
+        "self._features(network, train=True), self._features(network, train=False)",
+        "self._features(network, train=True), self._features(network, train=True)",
+        "test_evaluation.py::test_the_floor_is_the_score_of_real_test_images",
+    ),
     "coverage: an image is its own neighbour": Mutant(
         "evaluation/distances.py",
         "kthvalue(k + 1,",

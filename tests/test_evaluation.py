@@ -27,7 +27,7 @@ from lit_diffusion.evaluation.feature_training import train_features
 from lit_diffusion.evaluation.features import load_features
 from lit_diffusion.evaluation.judge import Judge, build_judge
 from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
-from lit_diffusion.evaluation.report import table
+from lit_diffusion.evaluation.report import caption, table
 from lit_diffusion.images import to_float, to_uint8
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep
@@ -167,7 +167,9 @@ def test_worse_digits_score_worse(judge):
 
 def test_the_floor_is_the_score_of_real_test_images(judge):
     images, labels = judge.test
-    assert judge.floor(200) == pytest.approx(judge.scores(images, labels), rel=1e-6)
+    floor = judge.floor(200)
+    scores = judge.scores(images, labels)
+    assert {key: floor[key] for key in scores} == pytest.approx(scores, rel=1e-6)
     draws = [torch.randperm(80, generator=rng.generator(0, "floor", draw))[:40] for draw in range(10)]
     fids = [judge.scores(images[draw], labels[draw])["fid"] for draw in draws]
     assert judge.floor(40)["fid"] == pytest.approx(sum(fids) / 10)
@@ -292,7 +294,7 @@ def test_one_noise_level_has_no_bits():
 def test_the_whole_result(evaluated, tmp_path):
     result = evaluated("guidance=2", "cas_images=24", "bits_n=2", "bits_steps=3")
     assert result["n"] == result["floor_n"] == 12
-    assert set(result["floor"]) == {*result["scores"], "fid_in_shares"} - {"bits_per_dim"}
+    assert set(result["floor"]) == {*result["scores"], "fid_in_shares", "n_in_shares"} - {"bits_per_dim"}
     expected = "fid kid precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
     assert set(result["scores"]) == set(expected.split())
     assert all(math.isfinite(score) for score in [*result["scores"].values(), *result["floor"].values()])
@@ -307,10 +309,10 @@ def test_the_whole_result(evaluated, tmp_path):
     console.print(table(result))
     text = console.export_text()
     sha256 = result["features"]["sha256"][:12]
-    made = "last.ckpt: DDIM, 2 steps, guidance 2 at t from 0 to 1, asked for: data"
-    text = " ".join(text.split())
-    for part in ("12 samples", "12 real test images", made, "Mnist, train split, 320", "samples 0", sha256):
+    for part in ("12 samples", "12 real test images", "Mnist, train split, 320", "seeds: samples 0", sha256):
         assert part in text
+    made = "last.ckpt: DDIM(steps=2, clip=True, grid=uniform, eta=0.0), guidance 2 at t in [0.0, 1.0], "
+    assert made in caption(result)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +320,7 @@ def test_the_whole_result(evaluated, tmp_path):
     [
         (["y=null"], False),
         (["guidance=0"], False),
+        (["guidance=0", "guidance_interval=[0.3,0.7]"], True),
         (["y=[1,2]"], True),
         (["y=7", "n=90"], True),  # more than the test images
     ],
@@ -348,20 +351,27 @@ def test_samples_are_asked_for_in_these_shares(evaluated, trained, judge, tmp_pa
     assert np.load(tmp_path / "samples.npz")["labels"].tolist() == judge.labels(30).tolist()
     few = trained("model.num_classes=8", "data.num_classes=8", "data.source._target_=digits.Few")
     other = ["data=mnist", "data.source._target_=digits.Mnist"]
-    with pytest.raises(ConfigError, match="the data are Mnist, but the model was trained on Few"):
-        evaluated(*other, ckpt=few)
+    for overrides in ([], ["y=all"], ["y=null", "bits_n=2"]):
+        with pytest.raises(ConfigError, match="the data are Mnist, but the model was trained on Few"):
+            evaluated(*other, *overrides, ckpt=few)
     assert "class_accuracy" not in evaluated(*other, "y=null", ckpt=few)["scores"]
 
 
-def test_the_floor_in_shares(judge):
-    """Of as many test images of each class as are asked for: of all of them, the floor itself."""
-    assert judge.floor_in_shares(80) == pytest.approx(judge.floor(80)["fid"])
+def test_the_floor_in_shares(judge, network):
+    """A quarter of the test sevens, and so a quarter of all."""
     images, labels = judge.test
-    orders = [torch.randperm(80, generator=rng.generator(0, "shares", draw)) for draw in range(10)]
-    chosen = [torch.cat([order[labels[order] == k][:4] for k in range(10)]) for order in orders]
-    fids = [judge.scores(images[each], labels[each])["fid"] for each in chosen]
-    assert judge.floor_in_shares(40) == pytest.approx(sum(fids) / 10)
-    assert judge.floor_in_shares(40) < judge.floor(40)["fid"]
+    few = (labels != 7).logical_or((labels == 7).cumsum(0) <= 2)
+    short = Judge("Mnist", judge.train, (images[few], labels[few]), network)
+    draws = [short.in_shares(80, draw) for draw in range(2)]
+    for chosen in draws:
+        counts = torch.bincount(short.test[1][chosen], minlength=10)
+        assert counts[7] == 2
+        assert (counts - 2).abs().max() <= 1
+        assert len(set(chosen.tolist())) == len(chosen)
+    assert not torch.equal(*draws)
+    floor = judge.floor(40)
+    assert floor["fid_in_shares"] < floor["fid"]
+    assert 30 <= floor["n_in_shares"] <= 40
 
 
 def test_a_model_without_labels(evaluated, trained):
@@ -369,7 +379,7 @@ def test_a_model_without_labels(evaluated, trained):
     result = evaluated("cas_images=12", "bits_n=2", "bits_steps=2", ckpt=ckpt)
     assert {"cas", "class_accuracy"}.isdisjoint(result["scores"] | result["floor"])
     assert math.isfinite(result["scores"]["bits_per_dim"])
-    assert result["bits"] == {"n": 2, "steps": 2, "split": "test"}
+    assert result["bits"] == {"n": 2, "steps": 2, "split": "test", "labelled": False}
 
 
 def test_two_evaluations_in_a_process(evaluated, trained):
@@ -423,7 +433,7 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["n=5"], "more than k, 5"),
+        (["n=5"], "n is 5: choose a whole number of at least 6"),
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
         (["bits_n=81"], "bits_n is 81: choose a whole number from 1 to 80"),
@@ -479,6 +489,24 @@ def test_the_callback_scores_epochs(config, tmp_path, capsys):
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["state_dict"]) == len(objects["module"].state_dict())
     assert not [name for name in saved["state_dict"] if "judge" in name or "classifier" in name]
+
+
+def test_the_callback_asks_for_the_datas_shares(config, monkeypatch):
+    """Of a source with few sevens; and of an unconditional model it reads no labels."""
+    asked = []
+
+    def generate(sampler, denoiser, images, shape, seed, y, device):
+        asked.extend(y.tolist())
+        return torch.zeros(len(images), *shape)
+
+    monkeypatch.setattr("lit_diffusion.callbacks.evaluation.generate", generate)
+    options = ["trainer=debug", "callbacks=evaluation", "model.num_classes=10", "callbacks.samples=null"]
+    scores = ["callbacks.evaluation.n=100", "callbacks.evaluation.features=mnist"]
+    few = "data.source._target_=digits.FewSevens"
+    train(config(*options, *scores, few, *TINY["small_unet"]))
+    counts = torch.bincount(torch.tensor(asked))
+    assert counts[7] <= 4
+    assert counts[counts > 4].min() >= 9
 
 
 def test_the_callback_fails_before_training(config):

@@ -134,9 +134,9 @@ def test_fid_over_images_seen(trained_run, drawn):
     scored = ["callbacks=evaluation", "callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist"]
     folder = str(trained_run("flow_time", *scored, "sampler.steps=2", "data.batch_size=16"))
     figure, _ = curves.images_seen([folder, folder])
-    first, second, floor = figure.axes[0].lines
+    first, second, floor, in_shares = figure.axes[0].lines
     assert first.get_xdata().tolist() == second.get_xdata().tolist() == [48, 96]
-    assert min(first.get_ydata()) > floor.get_ydata()[0] > 0
+    assert min(first.get_ydata()) > floor.get_ydata()[0] > in_shares.get_ydata()[0] > 0
     study = Path(folder, "study.json")
     Path(folder, "runs").mkdir()
     Path(folder, "runs", "a").symlink_to(folder)
@@ -144,6 +144,13 @@ def test_fid_over_images_seen(trained_run, drawn):
     again, _ = curves.images_seen(folder)
     assert again.axes[0].lines[1].get_label() == "flow_time, seed 1"
     assert again.axes[0].lines[1].get_ydata().tolist() == first.get_ydata().tolist()
+    resumed = Path(folder, "csv", "metrics.csv").read_text().splitlines()
+    Path(folder, "csv", "metrics_0.csv").write_text("\n".join(resumed[:-1]))
+    Path(folder, "csv", "metrics.csv").write_text("\n".join([resumed[0], *resumed[-2:]]))
+    assert curves.images_seen(folder)[0].axes[0].lines[0].get_ydata().tolist() == first.get_ydata().tolist()
+    study.write_text(json.dumps({"seeds": [0], "runs": {}}))
+    with pytest.raises(ConfigError, match="where nothing was trained"):
+        curves.images_seen(folder)
     study.unlink()
     path, _ = drawn("images_seen", f"run={folder}", f"out={folder}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
@@ -156,16 +163,19 @@ def test_fid_over_evaluations(tmp_path, drawn):
         "scores": ["fid"],
         "choices": {choice: {"fid": {"mean": fid}} for choice, fid in fids.items()},
         "nfe": {"ddim_5": 5, "heun_3": 5, "ddim_20": 20},
-        "floor": {"fid": 1.5},
+        "floor": {"fid": 1.5, "fid_in_shares": 0.25},
     }
     (tmp_path / "study.json").write_text(json.dumps(result))
     figure, source = curves.nfe(str(tmp_path))
-    ddim, heun, floor = figure.axes[0].lines
+    axes = figure.axes[0]
+    ddim, heun, floor, in_shares = axes.lines
+    assert in_shares.get_ydata()[0] == 0.25
     assert (ddim.get_xdata().tolist(), ddim.get_ydata().tolist()) == ([5, 20], [9.0, 4.0])
     assert (heun.get_label(), heun.get_xdata().tolist()) == ("heun", [5])
     assert floor.get_ydata()[0] == 1.5
     assert "n = 100" in source
     assert {text.get_text() for text in figure.axes[0].get_xticklabels(minor=True)} & {"6", "20"}
+    assert [line.get_label() for line in axes.lines][-2:] == ["floor", "floor, classes in exact shares"]
     path, _ = drawn("nfe", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
 

@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lit_diffusion import studying
+from lit_diffusion import curves, studying
 from lit_diffusion.cli import CONFIG_DIR
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, t_quantile
@@ -95,6 +95,9 @@ def test_a_study_ends_in_one_table(studied, calls, tmp_path):
     assert [name for name, _ in calls].count("evaluate") == 6
     assert result["choices"]["plain"]["fid"]["values"][0] != result["choices"]["plain"]["fid"]["values"][1]
     assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
+    for label, run in curves.runs_of(str(tmp_path / "study")):
+        seed = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=False)["hyper_parameters"]["seed"]
+        assert label.endswith(f"seed {seed}")
     assert result["runs"]["plain"] == result["runs"]["guided"] != result["runs"]["linear"]
     text = (tmp_path / "study" / "study.md").read_text()
     assert text == markdown(result)
@@ -124,8 +127,6 @@ def test_what_is_finished_is_not_done_again(studied, calls):
 
 DYING = """
 import json, os, signal, sys
-from filelock import FileLock
-from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from lit_diffusion.lit_module import LitDiffusion
 from lit_diffusion.studying import study
@@ -217,12 +218,26 @@ def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path
     assert len(calls) == 8
 
 
+def test_samples_of_the_same_name_are_looked_at(tmp_path, calls):
+    """A file that was written anew is another; and no seed changes it."""
+    evaluate = [*STUDY["evaluate"], "data=mnist", "data.source._target_=digits.Mnist"]
+    choices = {"file": {"evaluate": [f"samples={tmp_path}/samples.npz"]}}
+    options = {"train": None, "choices": choices, "evaluate": evaluate, "baseline": "file", "scores": ["fid"]}
+    for grey in (0, 0, 255):
+        np.savez(tmp_path / "samples.npz", images=np.full((12, 1, 28, 28), grey, np.uint8))
+        study(OmegaConf.create(settings(tmp_path / "study", [0], **options)))
+    assert len(calls) == 2
+    with pytest.raises(ConfigError, match="file has samples, which no seed changes"):
+        study(OmegaConf.create(settings(tmp_path / "study", [0, 1], **options)))
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml")))
 def test_the_studies_that_ship(config, name, tmp_path):
     """All their choices mean something, each something else."""
     cfg = config(f"study={name}", f"name={name}", "seeds=[0]", config_name="study")
     studying.check(cfg)
     cells = [studying.cell(cfg, choice, 0, tmp_path) for choice in cfg.study.choices]
+    studying.check_alike(cells)
     assert len({each.evaluation.out for each in cells}) == len(cells) > 1
 
 
@@ -262,6 +277,10 @@ def test_differences_are_paired():
         ({"train": [*STUDY["train"], "trainer=ddp_cpu"]}, "trainer.devices 2"),
         ({"train": [*STUDY["train"], "callbacks.best=null"]}, "callbacks.best or callbacks.last"),
         ({"evaluate": ["ckpt=model.ckpt"]}, "plain trains a model, but evaluates another"),
+        ({"evaluate": ["n=5"]}, "n is 5"),
+        ({"evaluate": [*STUDY["evaluate"], "features=vgg"]}, "features is vgg"),
+        ({"evaluate": [*STUDY["evaluate"], "y=11"]}, "y is 11: choose all, null, or labels from 0 to 9"),
+        ({"evaluate": [*STUDY["evaluate"], "sampler=ancestral", "steps=3000"]}, "wants 3000 steps"),
         ({"evaluate": ["n=many,=", "steps"]}, "overrides of evaluate: n=many,= steps"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": [0, 0]}, "seeds is"),

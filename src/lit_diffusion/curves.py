@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.ticker import LogFormatter
 
 from lit_diffusion.errors import ConfigError
 from lit_diffusion.evaluation.comparison import STUDY
-from lit_diffusion.loggers import METRICS
+from lit_diffusion.loggers import METRICS, earlier_metrics
 
 Runs = str | Sequence[str] | None
 
@@ -39,16 +40,17 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     runs = runs_of(run) if is_study(run) else [(Path(str(folder)).name, folder) for folder in listed(run)]
+    if not runs:
+        raise ConfigError(f"run is {run}, where nothing was trained: give a run, or a study that trains")
     for label, folder in runs:
         points = [row for row in read_metrics(folder) if row.get("eval/fid")]
         if not points:
             raise ConfigError(f"{folder}/{METRICS} has no eval/fid: train with callbacks=evaluation")
         seen = [float(row["eval/images_seen"]) for row in points]
         axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=label)
-    axes.axhline(float(points[-1]["eval/floor_fid"]), color="gray", linestyle=":", label="floor")
     axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
-    plain_numbers(axes)
-    axes.legend()
+    in_shares = points[-1].get("eval/floor_fid_in_shares")
+    draw_floor(axes, float(points[-1]["eval/floor_fid"]), float(in_shares) if in_shares else None)
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for _, folder in runs)}"
 
 
@@ -65,22 +67,30 @@ def nfe(run: str | None) -> tuple[Figure, str]:
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {}
     for choice, scores in result["choices"].items():
-        name = choice.rpartition("_")[0] or choice
+        name = choice.rpartition("_")[0] if choice.rpartition("_")[2].isdigit() else choice
         curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
-    axes.axhline(result["floor"]["fid"], color="gray", linestyle=":", label="floor")
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
-    plain_numbers(axes)
-    axes.legend()
+    draw_floor(axes, result["floor"]["fid"], result["floor"].get("fid_in_shares"))
     return figure, f"from {run}/{STUDY}, n = {result['n']:,}"
 
 
-def plain_numbers(axes: Axes) -> None:
+class Plain(LogFormatter):
     """20 on a logarithmic axis, not 2 x 10^1."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.10g}" if super().__call__(x, pos) else ""
+
+
+def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
+    axes.axhline(fid, color="gray", linestyle=":", label="floor")
+    if fid_in_shares is not None:
+        axes.axhline(fid_in_shares, color="lightgray", linestyle=":", label="floor, classes in exact shares")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:,g}")
-        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axis.set_major_formatter(Plain())
+        axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
+    axes.legend()
 
 
 def listed(run: Runs) -> Sequence[str | None]:
@@ -107,7 +117,7 @@ def runs_of(study: str) -> list[tuple[str, str]]:
 
 
 def read_metrics(run: str | None) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv."""
+    """The rows of a run's metrics.csv, and of what it had logged before it was resumed in the same folder."""
     if not isinstance(run, str):
         raise ConfigError(
             f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"
@@ -115,5 +125,10 @@ def read_metrics(run: str | None) -> list[dict[str, str]]:
     path = Path(run, METRICS)
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    rows: list[dict[str, str]] = []
+    for part in (*earlier_metrics(path), path):
+        with part.open(newline="") as file:
+            later = list(csv.DictReader(file))
+        start = int(later[0]["step"]) if later else math.inf
+        rows = [row for row in rows if int(row["step"]) < start] + later
+    return rows

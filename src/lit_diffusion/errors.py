@@ -26,12 +26,10 @@ def check_whole_number(name: str, value: object, least: int, most: int | None = 
     raise ConfigError(f"{name} is {value}: choose a whole number {span}")
 
 
-def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
+def check_number(name: str, value: object, least: float, most: float) -> None:
     """ConfigError unless the value is a finite number in its range."""
-    if is_number(value) and least <= value <= most:
-        return
-    span = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-    raise ConfigError(f"{name} is {value}: choose a number {span}")
+    if not is_number(value) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value}: choose a number from {least:g} to {most:g}")
 
 
 def is_number(value: object) -> bool:

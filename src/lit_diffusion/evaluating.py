@@ -19,7 +19,7 @@ from lit_diffusion.evaluation.judge import Judge, build_judge
 from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
 from lit_diffusion.files import whole
 from lit_diffusion.finished import Finished
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import Guided, unconditional
 from lit_diffusion.images import make_folder
 from lit_diffusion.loading import Loaded, choose_device, load
 from lit_diffusion.sampling import check_values, conditions, labels_of, make, make_batch, what_decides, write
@@ -61,7 +61,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         measured = cost(
             unguided(loaded), loaded.device, len(batch), lambda: make_batch(loaded, batch, cfg.seed, y)
         )
-        labels = labels_of(cfg, y) if loaded.guidance["guidance"] != 0 else None
+        scale, interval = loaded.guidance["guidance"], loaded.guidance["guidance_interval"]
+        labels = None if unconditional(scale, interval) else labels_of(cfg, y)
         made_with = {"made_by": made_by(cfg), **finished.settings}
         if not loaded.denoiser.num_classes:
             made_with["y"] = None
@@ -88,18 +89,17 @@ def check(cfg: DictConfig) -> None:
     for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "judge_seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     check_switch("memorisation", cfg.memorisation)
+    if cfg.samples is None:
+        check_whole_number("n", cfg.n, least=cfg.k + 1)
 
 
 def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[str, Any]) -> dict[str, Any]:
     """The scores, and all that must stand beside them."""
     networks = {"features": judge.features, "check": judge.check}
-    floor = judge.floor(len(images), labels is not None)
-    if labels is not None and made_with.get("y") == "data":
-        floor = {**floor, "fid_in_shares": judge.floor_in_shares(len(images))}
     return {
         "n": len(images),
         "scores": judge.scores(images, labels),
-        "floor": floor,
+        "floor": judge.floor(len(images), labels is not None),
         "floor_n": min(len(images), len(judge.test[0])),
         "classes": judge.histogram(images),
         "made_with": made_with,
@@ -111,23 +111,32 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
 
 def asked(cfg: DictConfig, loaded: Loaded, judge: Judge) -> Tensor | None:
     """As ``conditions``, which doesn't know y=data: labels in the shares of the real images'."""
+    labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
+    if labelled and cfg.y is not None:
+        check_own(loaded, judge, "y=null")
     if cfg.y != "data":
         return conditions(cfg, loaded.denoiser)
-    if cfg.prompt is not None or not loaded.denoiser.num_classes:
-        return conditions(OmegaConf.merge(cfg, {"y": "all"}), loaded.denoiser)
+    if labelled:
+        return judge.labels(cfg.n)
+    return conditions(OmegaConf.merge(cfg, {"y": "all"}), loaded.denoiser)
+
+
+def check_own(loaded: Loaded, judge: Judge, else_choose: str) -> None:
+    """ConfigError if the real images aren't of the data that the model's labels are of."""
     own = loaded.config.data.source._target_.rpartition(".")[2]
     if judge.name != own:
         raise ConfigError(
             f"the data are {judge.name}, but the model was trained on {own}, whose labels are others: choose "
-            "its own data, or y=null, or labels with y"
+            f"its own data, or {else_choose}"
         )
-    return judge.labels(cfg.n)
 
 
 def check_bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> None:
     """ConfigError if the model has no likelihood that we can compute, or there are too few images."""
     check_whole_number("bits_n", cfg.bits_n, least=1, most=len(judge.test[0]))
-    if loaded.denoiser.conditional and loaded.denoiser.num_classes == 0:
+    if loaded.denoiser.num_classes:
+        check_own(loaded, judge, "bits_n=0")
+    elif loaded.denoiser.conditional:
         raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
     flow_times(loaded.denoiser, cfg.bits_steps)
 
@@ -137,7 +146,12 @@ def bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> tuple[float, dict[str
     images, labels = (part[: cfg.bits_n] for part in judge.test)
     y = labels if loaded.denoiser.num_classes else None
     found = bits_per_dim(unguided(loaded), images, y, judge.seed, cfg.bits_steps, loaded.device)
-    return float(found.mean()), {"n": len(images), "steps": cfg.bits_steps, "split": "test"}
+    return float(found.mean()), {
+        "n": len(images),
+        "steps": cfg.bits_steps,
+        "split": "test",
+        "labelled": y is not None,
+    }
 
 
 def unguided(loaded: Loaded) -> torch.nn.Module:

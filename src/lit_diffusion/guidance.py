@@ -76,6 +76,11 @@ def guide(denoiser: nn.Module, scale: float, interval: Sequence[float], rescale:
     return Guided(denoiser, scale, interval, rescale)
 
 
+def unconditional(scale: float, interval: Sequence[float]) -> bool:
+    """Whether the condition says nothing anywhere."""
+    return scale == 0 and as_interval(interval) == (0, 1)
+
+
 def check_guidance(scale: object, interval: object, rescale: object) -> None:
     """ConfigError for a value that guides no model."""
     if not is_number(scale):

@@ -44,9 +44,13 @@ def csv_logger(save_dir: str) -> CSVLogger:
     """Metrics in ``save_dir``/csv/metrics.csv; those of an earlier run in the same folder are kept beside."""
     path = Path(save_dir, METRICS)
     if rank_zero_only.rank == 0 and path.is_file():
-        earlier = len(list(path.parent.glob("metrics_*.csv")))
-        path.rename(path.with_name(f"metrics_{earlier}.csv"))
+        path.rename(path.with_name(f"metrics_{len(earlier_metrics(path))}.csv"))
     return CSVLogger(save_dir, name="csv", version="")
+
+
+def earlier_metrics(path: Path) -> list[Path]:
+    """Those that stand beside this metrics.csv, oldest first."""
+    return sorted(path.parent.glob("metrics_*.csv"), key=lambda p: int(p.stem.rpartition("_")[2]))
 
 
 def define_metrics(logger: WandbLogger) -> None:

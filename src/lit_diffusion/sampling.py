@@ -130,8 +130,8 @@ def what_decides(cfg: DictConfig, loaded: Loaded) -> dict:
     """All that an image depends on, but for its number."""
     keys = ("y", "prompt", "negative_prompt", "seed")
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
-    sampler = {"sampler": type(loaded.sampler).__name__, **vars(loaded.sampler)}
-    return {"weights": loaded.identity, **chosen, **loaded.guidance, **sampler}
+    sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
+    return {"weights": loaded.identity, **chosen, **loaded.guidance, "sampler": sampler}
 
 
 class Frames:

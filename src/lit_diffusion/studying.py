@@ -19,10 +19,13 @@ from lit_diffusion.errors import ConfigError, check_chosen, check_whole_number
 from lit_diffusion.evaluating import RESULT, evaluate
 from lit_diffusion.evaluating import check as check_evaluation
 from lit_diffusion.evaluation.comparison import STUDY, compare, markdown
+from lit_diffusion.evaluation.features import OURS, load_features
 from lit_diffusion.evaluation.report import ROWS
 from lit_diffusion.files import whole
+from lit_diffusion.guidance import guide
 from lit_diffusion.images import make_folder
-from lit_diffusion.loading import build_sampler, load
+from lit_diffusion.loading import build_sampler, guidance_of, identity, load
+from lit_diffusion.sampling import conditions
 from lit_diffusion.training import train
 
 TRAINED = "trained"  # in the folder of a run that is finished
@@ -43,7 +46,7 @@ NEEDS = {  # scores that an evaluation can do without, and the key that leaves t
     "class_accuracy_check": "check",
 }
 
-ASKED_ALIKE = ("k", "cas_images", "features", "check", "judge_seed", "data")  # of numbers to be compared
+ASKED_ALIKE = ("k", "cas_images", "bits_n", "bits_steps", "features", "check", "judge_seed", "data")
 SAME = ("n", "reference", "features", "check", "judge")  # the same, in their results
 
 
@@ -151,6 +154,11 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
     evaluating = [*study.evaluate, *own_evaluation, f"seed={seed}"]
     evaluation = composed("evaluate", evaluating)
     check_evaluation(evaluation)
+    for key in ("features", "check"):
+        if isinstance(evaluation[key], str):
+            load_features(evaluation[key], key)
+    if evaluation.samples and len(cfg.seeds) > 1:
+        raise ConfigError(f"{choice} has samples, which no seed changes: choose seeds=[0]")
     for score in study.scores:
         if score in NEEDS and evaluation[NEEDS[score]] in (0, False):
             raise ConfigError(
@@ -163,24 +171,35 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
         ours = evaluation.samples is None and evaluation.get("model") is None
         weights = load(evaluation).identity if ours else None
-        name = name_of([*own_evaluation, f"seed={seed}"], evaluation, weights)
+        name = name_of([*own_evaluation, f"seed={seed}"], evaluation, weights, files_of(evaluation))
         evaluation.out = str(out / "evaluations" / name)
         return Cell(choice, seed, None, evaluation)
     training = [*study.train, *own_training, f"seed={seed}"]
     run = composed("train", training)
     check_training(choice, run, evaluation)
-    name = name_of([*own_evaluation, *own_training, f"seed={seed}"], evaluation, run)
+    overrides = [*own_evaluation, *own_training, f"seed={seed}"]
+    name = name_of(overrides, evaluation, run, files_of(evaluation))
     evaluation.out = str(out / "evaluations" / name)
     run.out = str(out / "runs" / name_of([*own_training, f"seed={seed}"], run))
-    evaluation.ckpt = f"{run.out}/checkpoints/best.ckpt"
-    build_sampler(evaluation, run)  # refuses what can't work
+    evaluation.ckpt = f"{run.out}/checkpoints/last.ckpt"  # all have then seen what they were to see
+    check_sampling(evaluation, run)
     return Cell(choice, seed, run, evaluation)
+
+
+def check_sampling(evaluation: DictConfig, run: DictConfig) -> None:
+    """Refuse what the trained model couldn't be sampled with."""
+    denoiser = checkpoint.build_denoiser(run)
+    build_sampler(evaluation, run).check(denoiser)
+    guide(denoiser, *guidance_of(evaluation, run, denoiser.conditional).values())
+    conditions(OmegaConf.merge(evaluation, {"y": "all"}) if evaluation.y == "data" else evaluation, denoiser)
 
 
 def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None:
     """Refuse a training that a study can't follow."""
-    if evaluation.ckpt or evaluation.samples:
-        raise ConfigError(f"{choice} trains a model, but evaluates another: leave out ckpt and samples")
+    if evaluation.ckpt or evaluation.samples or evaluation.get("model"):
+        raise ConfigError(
+            f"{choice} trains a model, but evaluates another: leave out ckpt, samples and model"
+        )
     if run.trainer.devices not in (1, "auto") or run.trainer.strategy not in ("auto", "single_device"):
         raise ConfigError(
             f"{choice} has trainer.devices {run.trainer.devices} and trainer.strategy "
@@ -191,7 +210,13 @@ def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None
         raise ConfigError(f"{choice} leaves out callbacks.best or callbacks.last, which a study needs")
 
 
-def name_of(overrides: Sequence[str], *settings: DictConfig | str | None) -> str:
+def files_of(evaluation: DictConfig) -> list[str]:
+    """Tells one evaluation's files from another's of the same names: samples, and networks that measure."""
+    given = [str(evaluation[key]) for key in ("samples", "features", "check")]
+    return [identity(path) for path in (*given, *sorted(OURS.values())) if Path(path).is_file()]
+
+
+def name_of(overrides: Sequence[str], *settings: DictConfig | list[str] | str | None) -> str:
     """A folder's name: as much of the overrides as can be read, and a hash of all that they mean."""
     readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
     plain = [OmegaConf.to_container(s) if isinstance(s, DictConfig) else s for s in settings]

@@ -9,7 +9,7 @@ from lit_diffusion.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.errors import check_whole_number
 from lit_diffusion.evaluation.judge import build_judge
-from lit_diffusion.guidance import guide
+from lit_diffusion.guidance import guide, unconditional
 from lit_diffusion.images import to_uint8
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.samplers.generate import generate
@@ -66,13 +66,14 @@ class Evaluation(AfterEpochs):
     def work(self, trainer, pl_module) -> None:
         denoiser = guide(pl_module.denoiser, *self.guidance)
         y = self.judge.labels(self.n) if denoiser.num_classes else None
+        asked_for = None if unconditional(*self.guidance[:2]) else y
         shape, device = trainer.datamodule.image_shape, pl_module.device
         batches = []
         for part in torch.arange(self.n).split(BATCH):
-            asked = None if y is None else y[part]
-            x = generate(self.sampler, denoiser, part.tolist(), shape, self.seed, asked, device)
+            labels = None if y is None else y[part]
+            x = generate(self.sampler, denoiser, part.tolist(), shape, self.seed, labels, device)
             batches.append(to_uint8(x).cpu())
-        scores = self.judge.scores(torch.cat(batches), y)
+        scores = self.judge.scores(torch.cat(batches), asked_for)
         floor = {f"floor_{name}": score for name, score in self.judge.floor(self.n).items()}
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         found = {**scores, **floor, "images_seen": seen * trainer.datamodule.batch_size}

@@ -7,7 +7,7 @@ import torch
 from rich.table import Table
 from torch.distributions import StudentT
 
-from lit_diffusion.evaluation.report import ROWS
+from lit_diffusion.evaluation.report import ROWS, in_shares
 
 STUDY = "study.json"  # in a finished study's folder
 
@@ -103,10 +103,11 @@ def caption(result: Mapping[str, Any]) -> str:
     measured_by = " and ".join(f"{network['name']}, sha256 {network['sha256'][:12]}" for network in networks)
     seeds = ", ".join(map(str, result["seeds"]))
     mean = "mean ± half its 95 % interval" if len(result["seeds"]) > 1 else "one seed, no interval"
+    shares = f" ({in_shares(result['floor'])})" if "fid_in_shares" in result["floor"] else ""
     return (
         f"NFE: network evaluations per image. Seeds {seeds}: {mean}, and in brackets the paired difference "
         f"to {result['baseline']}; ↓ less is better, ↑ more; n = {result['n']:,} samples; reference: "
         f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: "
         f"{measured_by}; k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real "
-        "test images."
+        f"test images{shares}."
     )

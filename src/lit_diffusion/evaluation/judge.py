@@ -1,5 +1,6 @@
 """All scores of a set of images, and those that real images would get."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -50,7 +51,7 @@ class Judge:
     memorisation: bool = False
     seed: int = 0
     device: torch.device | str = "cpu"
-    _reference: dict[str, Tensor] = field(default_factory=dict)
+    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
     _floors: dict[tuple[int, bool], Scores] = field(default_factory=dict)
 
     @property
@@ -92,26 +93,31 @@ class Judge:
         return found
 
     def floor(self, n: int, labelled: bool = True) -> Scores:
-        """The scores of n real test images, or of all if there are fewer, with their labels or without."""
+        """The scores of n real test images, or of all if there are fewer, with their labels or without.
+
+        With labels also ``fid_in_shares``, the FID of the ``n_in_shares`` images of ``in_shares``: those
+        at random have their classes' shares by chance, from which most of their FID comes where n is small.
+        """
         if (n, labelled) not in self._floors:
             self._floors[n, labelled] = self._floor(n, labelled)
         return self._floors[n, labelled]
 
-    def floor_in_shares(self, n: int) -> float:
-        """The floor of FID for test images whose classes have exactly the shares that ``labels`` asks for."""
-        wanted = torch.bincount(self.labels(n))
-        test = self.features(self.test[0], self.device)
-        found = []
-        for draw in range(DRAWS):
-            order = self._choose(self.test[0], len(test), "shares", draw)
-            parts = [order[self.test[1][order] == label][:k] for label, k in enumerate(wanted)]
-            found.append(fid(self._real(self.features), test[torch.cat(parts)]))
-        return sum(found) / DRAWS
+    def in_shares(self, n: int, draw: int) -> Tensor:
+        """Places of test images, as many of each class as ``labels`` asks for, in one of many ways.
+
+        Fewer of all, in the same shares, where the test split has too few of a class.
+        """
+        order = self._choose(self.test[0], len(self.test[0]), "shares", draw)
+        labels = self.test[1][order]
+        wanted = torch.bincount(self.labels(n), minlength=self.num_classes)
+        there = torch.bincount(labels, minlength=self.num_classes)
+        enough = min(1.0, float((there / wanted)[wanted > 0].min()))
+        return torch.cat([order[labels == k][: int(enough * count)] for k, count in enumerate(wanted)])
 
     def labels(self, n: int) -> Tensor:
         """Labels (n,) to ask for, in the shares that the training split has, whatever n is.
 
-        They weigh on the FID: 8,920 MNIST test images have 0.13 with equal shares, 0.055 with their own.
+        They weigh on FID: 8,920 of MNIST's test images have 0.13 with equal shares, 0.055 with their own.
         """
         spread = (torch.arange(n) + 0.5).double() * GOLDEN % 1  # evenly, however far it has come
         ordered = self.train[1].sort().values
@@ -131,8 +137,10 @@ class Judge:
         found = self._fidelity(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         for name, network in {"fid": self.features, "fid_check": self.check}.items():
             if network:
-                test = network(self.test[0], self.device)
-                found[name] = sum(fid(self._real(network), test[draw]) for draw in draws) / DRAWS
+                found[name] = self._mean_fid(network, draws)
+        if labelled:
+            draws = [self.in_shares(n, draw) for draw in range(DRAWS)]
+            found |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
         if self.memorisation:
             found |= self._memorisation(self._held_out[chosen])
         if self.cas_images and labelled:
@@ -140,12 +148,17 @@ class Judge:
             found["cas"] = self._taught_by(self.train[0][taught_by], self.train[1][taught_by])
         return found
 
+    def _mean_fid(self, network: FeatureNetwork, draws: Sequence[Tensor]) -> float:
+        """Of draws of test images, by their places."""
+        real, test = self._features(network, train=True), self._features(network, train=False)
+        return sum(fid(real, test[draw]) for draw in draws) / len(draws)
+
     def _fidelity(self, images: Tensor, labels: Tensor | None) -> Scores:
-        real, fake = self._real(self.features), self.features(images, self.device)
+        real, fake = self._features(self.features, train=True), self.features(images, self.device)
         near = real[self._choose(real, len(fake), "neighbours")]
         found = {"fid": fid(real, fake)}
         if self.check:
-            found["fid_check"] = fid(self._real(self.check), self.check(images, self.device))
+            found["fid_check"] = fid(self._features(self.check, train=True), self.check(images, self.device))
         found["kid"] = kid(real, fake, self.seed)
         found |= manifolds(near, fake, self.k)
         for name, network in {"class_accuracy": self.features, "class_accuracy_check": self.check}.items():
@@ -153,11 +166,12 @@ class Judge:
                 found[name] = accuracy(classifier, images, labels)
         return found
 
-    def _real(self, network: FeatureNetwork) -> Tensor:
-        """Features of the training split."""
-        if network.sha256 not in self._reference:
-            self._reference[network.sha256] = network(self.train[0], self.device)
-        return self._reference[network.sha256]
+    def _features(self, network: FeatureNetwork, train: bool) -> Tensor:
+        """Features of a split."""
+        key = network.sha256, train
+        if key not in self._known:
+            self._known[key] = network((self.train if train else self.test)[0], self.device)
+        return self._known[key]
 
     def _reader(self, network: FeatureNetwork) -> Classifier | None:
         """The network's classifier, if it has learnt these data."""

@@ -38,16 +38,26 @@ def table(result: Mapping[str, Any]) -> Table:
     return found
 
 
+def in_shares(floor: Mapping[str, float]) -> str:
+    """What the floor of FID is for those that get their classes' shares right."""
+    return (
+        f"the floor's classes have their shares by chance; {floor['n_in_shares']:,} real test images in the "
+        f"training split's shares have FID {floor['fid_in_shares']:.4f}"
+    )
+
+
 def how(made: Mapping[str, Any]) -> str:
     """How they were made, as far as that is known."""
     if "sampler" not in made:
         return ""
     asked = made["prompt"] or ("no label" if made["y"] is None else made["y"])
-    low, high = made["guidance_interval"]
-    return (
-        f": {made['sampler']}, {made['steps']} steps, guidance {made['guidance']:g} at t from {low:g} to "
-        f"{high:g}, asked for: {asked}"
+    settings = dict(made["sampler"])
+    name = settings.pop("name")
+    sampler = f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})"
+    guidance = (
+        f"{made['guidance']:g} at t in {made['guidance_interval']}, rescale {made['guidance_rescale']:g}"
     )
+    return f": {sampler}, guidance {guidance}, asked for: {asked}"
 
 
 def caption(result: Mapping[str, Any]) -> str:
@@ -58,11 +68,8 @@ def caption(result: Mapping[str, Any]) -> str:
         f"reference: {reference['data']}, {reference['split']} split, {reference['n']:,} images",
         f"seeds: samples {made.get('seed', 'unknown')}, judge {judge['seed']}; k = {judge['k']}",
     ]
-    if in_shares := result["floor"].get("fid_in_shares"):
-        lines.append(
-            "labels: in exactly the reference's shares; the floor's images have theirs by chance, and in "
-            f"exact shares an FID of {in_shares:.4f}"
-        )
+    if "fid_in_shares" in result["floor"]:
+        lines.append(in_shares(result["floor"]))
     for key, what in {"features": "features", "check": "second network"}.items():
         if network := result[key]:
             accuracy = f", {network['accuracy']:.2%} on real test images" if "accuracy" in network else ""
@@ -71,8 +78,8 @@ def caption(result: Mapping[str, Any]) -> str:
         lines.append("read as class 0, 1, ...: " + ", ".join(f"{share:.1%}" for share in result["classes"]))
     if bits := result.get("bits"):
         lines.append(
-            f"bits per dimension: an upper bound, the mean of {bits['n']} {bits['split']} images, "
-            f"{bits['steps']} steps"
+            f"bits per dimension: an upper bound, the mean of {bits['n']} {bits['split']} images"
+            f"{', given their labels' if bits['labelled'] else ''}, {bits['steps']} steps"
         )
     if cost := result.get("cost"):
         lines.append(
