@@ -114,11 +114,14 @@ def asked(cfg: DictConfig, loaded: Loaded, judge: Judge) -> Tensor | None:
     labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
     if labelled and cfg.y is not None:
         check_own(loaded, judge, "y=null")
-    if cfg.y != "data":
-        return conditions(cfg, loaded.denoiser)
-    if labelled:
+    if labelled and cfg.y == "data":
         return judge.labels(cfg.n)
-    return conditions(OmegaConf.merge(cfg, {"y": "all"}), loaded.denoiser)
+    return conditions(without_data(cfg), loaded.denoiser)
+
+
+def without_data(cfg: DictConfig) -> DictConfig:
+    """With y=all for y=data, which only the real images give a meaning."""
+    return OmegaConf.merge(cfg, {"y": "all"}) if cfg.y == "data" else cfg
 
 
 def check_own(loaded: Loaded, judge: Judge, else_choose: str) -> None:

@@ -17,6 +17,8 @@ from lit_diffusion.samplers.base import Sampler
 
 SHIPPED = Path(__file__).parent / "trained" / "mnist.safetensors"  # what is sampled where no ckpt is given
 
+UNGUIDED = {"guidance": 1, "guidance_interval": [0.0, 1.0], "guidance_rescale": 0.0}
+
 
 class Loaded(NamedTuple):
     """A trained denoiser, and what comes with it.
@@ -70,12 +72,16 @@ def load(cfg: DictConfig) -> Loaded:
 
 def guidance_of(cfg: DictConfig, trained: DictConfig, conditional: bool) -> dict[str, Any]:
     """The scale, interval and rescale asked for; with no scale, those with which the run drew its samples."""
-    chosen: dict[str, Any] = {"guidance": 1, "guidance_interval": [0.0, 1.0], "guidance_rescale": 0.0}
-    asked = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [*chosen]), resolve=True)
-    if asked["guidance"] is None and conditional:
+    drawn: dict[str, Any] = {}
+    if cfg.guidance is None and conditional:
         drawn = OmegaConf.to_container(trained, resolve=True).get("callbacks", {}).get("samples") or {}
-        chosen |= {key: drawn[key] for key in chosen if key in drawn}
-    return chosen | {key: value for key, value in asked.items() if value is not None}
+    return {**UNGUIDED, **{key: drawn[key] for key in UNGUIDED if key in drawn}, **guidance_asked(cfg)}
+
+
+def guidance_asked(cfg: DictConfig) -> dict[str, Any]:
+    """What of it was asked for."""
+    asked = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [*UNGUIDED]), resolve=True)
+    return {key: value for key, value in asked.items() if value is not None}
 
 
 def identity(path: str | Path) -> str:

@@ -15,7 +15,7 @@ from lit_diffusion.files import whole
 from lit_diffusion.finished import Finished
 from lit_diffusion.guidance import check_guidance
 from lit_diffusion.images import grid, make_folder, save_gif, save_png, to_float, to_uint8
-from lit_diffusion.loading import Loaded, load
+from lit_diffusion.loading import UNGUIDED, Loaded, guidance_asked, load
 from lit_diffusion.samplers.base import Visit
 from lit_diffusion.samplers.generate import generate
 
@@ -52,11 +52,7 @@ def check_values(cfg: DictConfig) -> None:
         check_whole_number(key, cfg[key], least)
     for key in ("npz", "gif"):
         check_switch(key, cfg[key])
-    check_guidance(
-        1 if cfg.guidance is None else cfg.guidance,
-        (0, 1) if cfg.guidance_interval is None else cfg.guidance_interval,
-        0 if cfg.guidance_rescale is None else cfg.guidance_rescale,
-    )
+    check_guidance(*{**UNGUIDED, **guidance_asked(cfg)}.values())
 
 
 def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) -> None:

@@ -132,7 +132,8 @@ class Judge:
         return [count / len(images) for count in counts.tolist()]
 
     def _floor(self, n: int, labelled: bool) -> Scores:
-        draws = [self._choose(self.test[0], n, "floor", draw) for draw in range(DRAWS)]
+        different = DRAWS if n < len(self.test[0]) else 1
+        draws = [self._choose(self.test[0], n, "floor", draw) for draw in range(different)]
         chosen = draws[0]
         found = self._fidelity(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         for name, network in {"fid": self.features, "fid_check": self.check}.items():
