@@ -61,18 +61,22 @@ def trained(config, tmp_path):
 
 def run_python(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """A python command in a process of its own, without the caller's W&B and Hydra settings."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA"))}
-    environment = {
-        **clean,
+    environment = clean(cwd, **environment)
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+def clean(cwd: Path, **environment: str) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA"))}
+    return {
+        **own,
         "PYTHONPATH": str(ROOT / "tests"),
         "OMP_NUM_THREADS": "1",
         "WANDB_CONFIG_DIR": str(cwd),
         "NETRC": str(cwd / "netrc"),
         **environment,
     }
-    return subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
-    )
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, TINY, run_python
+from conftest import DIGITS, TINY
+from forked import run_script
 
 OPTIONS = [
     *DIGITS,
@@ -74,7 +75,7 @@ def training(tmp_path_factory):
     (folder / "dying.py").write_text(DYING)
 
     def trained(name: str, *overrides: str, die: str = "never:0"):
-        result = run_python("dying.py", die, *OPTIONS, f"hydra.run.dir={name}", *overrides, cwd=folder)
+        result = run_script("dying.py", die, *OPTIONS, f"hydra.run.dir={name}", *overrides, cwd=folder)
         return result, folder / name / "checkpoints" / "last.ckpt"
 
     return trained

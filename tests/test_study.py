@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_python
+from conftest import TINY
 from filelock import FileLock
+from forked import run_script
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from scipy import stats
@@ -149,9 +150,9 @@ main()
 def test_killed_in_the_middle_of_a_training(tmp_path, studied):
     (tmp_path / "dying.py").write_text(DYING)
     asked = json.dumps(settings(tmp_path / "study", seeds=[0]))
-    killed = run_python("dying.py", "11", asked, cwd=tmp_path)  # in the second training's second epoch
+    killed = run_script("dying.py", "11", asked, cwd=tmp_path)  # in the second training's second epoch
     assert killed.returncode == -signal.SIGKILL
-    again = run_python("dying.py", "0", asked, cwd=tmp_path)
+    again = run_script("dying.py", "0", asked, cwd=tmp_path)
     assert again.stdout.splitlines()[-1] == "3"  # of 12 steps: 6 of a finished run, 3 of a saved epoch
     found = json.loads((tmp_path / "study" / "study.json").read_text())
     torch.set_num_threads(1)
@@ -164,12 +165,12 @@ def test_interrupted_in_the_middle_of_a_training(tmp_path):
     OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
     (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
     command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
-    stopped = run_python("dying.py", "3", *command, cwd=tmp_path)
+    stopped = run_script("dying.py", "3", *command, cwd=tmp_path)
     assert stopped.returncode == 130
     assert "the same command with out=outputs/study/small goes on" in stopped.stderr
-    assert run_python("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
+    assert run_script("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
     assert [path.name for path in (tmp_path / "outputs" / "study").iterdir()] == ["small"]
-    again = run_python("dying.py", "0", *command, cwd=tmp_path)
+    again = run_script("dying.py", "0", *command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "small, seeds 0" in again.stdout
     assert (tmp_path / "outputs" / "study" / "small" / "study.md").is_file()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import DIGITS, ROOT, TINY
 from digits import Digits
+from forked import run_script
 from PIL import Image
 
 OPTIONS = [*DIGITS, *TINY["small_unet"], "trainer=debug", "sampler=ddim", "logger=wandb"]
@@ -22,9 +23,9 @@ def records(folder):
 
 
 @pytest.fixture
-def trained(run, tmp_path):
+def trained(tmp_path):
     def made(*overrides: str, **environment: str):
-        result = run(str(ROOT / "train.py"), *overrides, *OPTIONS, **environment)
+        result = run_script(str(ROOT / "train.py"), *overrides, *OPTIONS, cwd=tmp_path, **environment)
         assert result.returncode == 0, result.stderr
         return result
 
