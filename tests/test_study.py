@@ -17,7 +17,7 @@ from scipy import stats
 from lit_diffusion import curves, studying
 from lit_diffusion.cli import CONFIG_DIR
 from lit_diffusion.errors import ConfigError
-from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, t_quantile
+from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, short, t_quantile
 from lit_diffusion.studying import study
 
 STUDY = {
@@ -240,6 +240,14 @@ def test_the_studies_that_ship(config, name, tmp_path):
     cells = [studying.cell(cfg, choice, 0, tmp_path) for choice in cfg.study.choices]
     studying.check_alike(cells)
     assert len({each.evaluation.out for each in cells}) == len(cells) > 1
+
+
+@pytest.mark.parametrize(
+    "x, text", [(0.03912, "+0.039"), (-44.6, "-45"), (212.4, "+212"), (-99.4, "-99"), (99.6, "+100")]
+)
+def test_differences_are_short(x, text):
+    assert short(x, "+") == text
+    assert short(abs(x)) == text[1:]
 
 
 def test_intervals():

@@ -88,12 +88,17 @@ def cell(score: Mapping[str, Any]) -> str:
     text = spread(f"{score['mean']:.4g}", score["interval"])
     if "difference" not in score:
         return text
-    difference = spread(f"{score['difference']:+.2g}", score["difference_interval"])
+    difference = spread(short(score["difference"], "+"), score["difference_interval"])
     return f"{text} ({difference})"
 
 
 def spread(mean: str, interval: float | None) -> str:
-    return mean if interval is None else f"{mean} ± {interval:.2g}"
+    return mean if interval is None else f"{mean} ± {short(interval)}"
+
+
+def short(x: float, sign: str = "-") -> str:
+    """Two digits, but 212 and not 2.1e+02."""
+    return f"{x:{sign}.0f}" if abs(x) >= 99.5 else f"{x:{sign}.2g}"
 
 
 def caption(result: Mapping[str, Any]) -> str:
