@@ -9,7 +9,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid of digits
-	@echo "The quick start takes about 7 minutes on 2 CPU cores, less on more."
+	@echo "The quick start takes about 8 minutes on 2 CPU cores, less on more."
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed-test ## Run the test suite

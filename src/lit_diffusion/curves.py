@@ -90,7 +90,7 @@ def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(Plain())
         axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where no curve is
 
 
 def listed(run: Runs) -> Sequence[str | None]:
