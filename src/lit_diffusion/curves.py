@@ -67,7 +67,8 @@ def nfe(run: str | None) -> tuple[Figure, str]:
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {}
     for choice, scores in result["choices"].items():
-        name = choice.rpartition("_")[0] if choice.rpartition("_")[2].isdigit() else choice
+        name, _, number = choice.rpartition("_")
+        name = name if number.isdigit() else choice
         curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)

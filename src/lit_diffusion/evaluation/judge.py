@@ -85,7 +85,11 @@ class Judge:
                 f"the labels run from {labels.min()} to {labels.max()}, but {self.name} has those from 0 to "
                 f"{self.num_classes - 1}: leave out labels that say nothing"
             )
-        found = self._fidelity(images, labels)
+        real, fake = self._features(self.features, train=True), self.features(images, self.device)
+        found = {"fid": fid(real, fake)}
+        if self.check:
+            found["fid_check"] = fid(self._features(self.check, train=True), self.check(images, self.device))
+        found |= self._likeness(fake) | self._read_as(images, labels)
         if self.memorisation:
             found |= self._memorisation(nearest(images, self.train[0], self.device))
         if self.cas_images and labels is not None:
@@ -135,10 +139,10 @@ class Judge:
         different = DRAWS if n < len(self.test[0]) else 1
         draws = [self._choose(self.test[0], n, "floor", draw) for draw in range(different)]
         chosen = draws[0]
-        found = self._fidelity(self.test[0][chosen], self.test[1][chosen] if labelled else None)
-        for name, network in {"fid": self.features, "fid_check": self.check}.items():
-            if network:
-                found[name] = self._mean_fid(network, draws)
+        networks = {"fid": self.features, "fid_check": self.check}
+        found = {name: self._mean_fid(network, draws) for name, network in networks.items() if network}
+        found |= self._likeness(self._features(self.features, train=False)[chosen])
+        found |= self._read_as(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         if labelled:
             draws = [self.in_shares(n, draw) for draw in range(DRAWS)]
             found |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
@@ -154,18 +158,20 @@ class Judge:
         real, test = self._features(network, train=True), self._features(network, train=False)
         return sum(fid(real, test[draw]) for draw in draws) / len(draws)
 
-    def _fidelity(self, images: Tensor, labels: Tensor | None) -> Scores:
-        real, fake = self._features(self.features, train=True), self.features(images, self.device)
+    def _likeness(self, fake: Tensor) -> Scores:
+        """KID, and precision to coverage, of features."""
+        real = self._features(self.features, train=True)
         near = real[self._choose(real, len(fake), "neighbours")]
-        found = {"fid": fid(real, fake)}
-        if self.check:
-            found["fid_check"] = fid(self._features(self.check, train=True), self.check(images, self.device))
-        found["kid"] = kid(real, fake, self.seed)
-        found |= manifolds(near, fake, self.k)
-        for name, network in {"class_accuracy": self.features, "class_accuracy_check": self.check}.items():
-            if labels is not None and network and (classifier := self._reader(network)):
-                found[name] = accuracy(classifier, images, labels)
-        return found
+        return {"kid": kid(real, fake, self.seed), **manifolds(near, fake, self.k)}
+
+    def _read_as(self, images: Tensor, labels: Tensor | None) -> Scores:
+        """The shares that are read as their labels."""
+        networks = {"class_accuracy": self.features, "class_accuracy_check": self.check}
+        return {
+            name: accuracy(classifier, images, labels)
+            for name, network in networks.items()
+            if labels is not None and network and (classifier := self._reader(network))
+        }
 
     def _features(self, network: FeatureNetwork, train: bool) -> Tensor:
         """Features of a split."""
