@@ -94,7 +94,7 @@ def test_fid_is_the_published_formula(judge, network):
         assert fid(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-3)
 
 
-def test_kid_is_the_published_formula():
+def test_kid_is_the_published_formula(monkeypatch):
     real, fake = (part[:200].double() for part in two_sets())
     kernel = {
         (i, j): (a @ b.T / 16 + 1) ** 3
@@ -104,8 +104,11 @@ def test_kid_is_the_published_formula():
     within = [(kernel[i, i].sum() - kernel[i, i].trace()) / (200 * 199) for i in (0, 1)]
     expected = sum(within) - 2 * kernel[0, 1].mean()
     # every subset is the whole set, in another order
-    assert kid(real, fake, seed=0) == pytest.approx(float(expected), rel=1e-9)
-    assert kid(real, fake, seed=0) == kid(real, fake, seed=0)
+    assert kid(real, fake, seed=0) == pytest.approx((float(expected), 0), rel=1e-9, abs=1e-12)
+    monkeypatch.setattr("lit_diffusion.evaluation.distances.MOST", 100)
+    mean, std = kid(real, fake, seed=0)
+    assert std > 0
+    assert (mean, std) == kid(real, fake, seed=0) != kid(real, fake, seed=1)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -295,7 +298,9 @@ def test_the_whole_result(evaluated, tmp_path):
     result = evaluated("guidance=2", "cas_images=24", "bits_n=2", "bits_steps=3")
     assert result["n"] == result["floor_n"] == 12
     assert set(result["floor"]) == {*result["scores"], "fid_in_shares", "n_in_shares"} - {"bits_per_dim"}
-    expected = "fid kid precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
+    expected = (
+        "fid kid kid_std precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
+    )
     assert set(result["scores"]) == set(expected.split())
     assert all(math.isfinite(score) for score in [*result["scores"].values(), *result["floor"].values()])
     assert result["cost"]["nfe"] == 4  # 2 steps of DDIM, each guided by a second evaluation
@@ -311,6 +316,7 @@ def test_the_whole_result(evaluated, tmp_path):
     sha256 = result["features"]["sha256"][:12]
     for part in ("12 samples", "12 real test images", "Mnist, train split, 320", "seeds: samples 0", sha256):
         assert part in text
+    assert f"{result['scores']['kid']:.4f} ± {result['scores']['kid_std']:.2g}" in text
     made = "last.ckpt: DDIM(steps=2, clip=True, grid=uniform, eta=0.0), guidance 2 at t in [0.0, 1.0], "
     assert made in caption(result)
 
@@ -372,6 +378,10 @@ def test_the_floor_in_shares(judge, network):
     floor = judge.floor(40)
     assert floor["fid_in_shares"] < floor["fid"]
     assert 30 <= floor["n_in_shares"] <= 40
+    for left in (0, 1):  # of the sevens: too few for any shares
+        fewer = (labels != 7).logical_or((labels == 7).cumsum(0) <= left)
+        floor = Judge("Mnist", judge.train, (images[fewer], labels[fewer]), network).floor(40)
+        assert {"fid_in_shares", "n_in_shares"}.isdisjoint(floor)
 
 
 def test_a_model_without_labels(evaluated, trained):
@@ -379,7 +389,9 @@ def test_a_model_without_labels(evaluated, trained):
     result = evaluated("cas_images=12", "bits_n=2", "bits_steps=2", ckpt=ckpt)
     assert {"cas", "class_accuracy"}.isdisjoint(result["scores"] | result["floor"])
     assert math.isfinite(result["scores"]["bits_per_dim"])
+    error = result["bits"].pop("standard_error")
     assert result["bits"] == {"n": 2, "steps": 2, "split": "test", "labelled": False}
+    assert error > 0
 
 
 def test_two_evaluations_in_a_process(evaluated, trained):
@@ -436,7 +448,7 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
         (["n=5"], "n is 5: choose a whole number of at least 6"),
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
-        (["bits_n=81"], "bits_n is 81: choose a whole number from 1 to 80"),
+        (["bits_n=81"], "bits_n is 81: choose a whole number from 2 to 80"),
         (["memorisation=maybe"], "memorisation is maybe: choose true or false"),
         (["npz=maybe"], "npz is maybe"),
         (["guidance=lots"], "guidance is lots"),
@@ -471,6 +483,12 @@ def test_samples_that_are_none(config, tmp_path, arrays, message):
         evaluate(config(*options, "data=mnist", "data.source._target_=digits.Mnist", config_name="evaluate"))
 
 
+def test_an_empty_file_of_samples(config, tmp_path):
+    (tmp_path / "samples.npz").touch()
+    with pytest.raises(ConfigError, match="can't be read"):
+        evaluate(config(f"samples={tmp_path}/samples.npz", config_name="evaluate"))
+
+
 def test_the_callback_scores_epochs(config, tmp_path, capsys):
     options = [
         "trainer=debug",
@@ -491,8 +509,17 @@ def test_the_callback_scores_epochs(config, tmp_path, capsys):
     assert not [name for name in saved["state_dict"] if "judge" in name or "classifier" in name]
 
 
+def test_the_callback_without_labels(config, tmp_path):
+    """Neither the samples' labels are read nor those of the floor."""
+    options = ["trainer=debug", "callbacks=evaluation", "callbacks.samples=null", *TINY["small_unet"]]
+    train(config(*options, "callbacks.evaluation.n=8", "data.source._target_=digits.Mnist"))
+    columns = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"eval/fid", "eval/floor_fid"} <= set(columns)
+    assert not [name for name in columns if "class_accuracy" in name or "in_shares" in name]
+
+
 def test_the_callback_asks_for_the_datas_shares(config, monkeypatch):
-    """Of a source with few sevens; and of an unconditional model it reads no labels."""
+    """Of a source with few sevens."""
     asked = []
 
     def generate(sampler, denoiser, images, shape, seed, y, device):

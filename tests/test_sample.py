@@ -147,6 +147,10 @@ def test_what_is_left_of_a_sampling_is_not_trusted_blindly(trained, sampled, sto
     (finished / "settings.json").unlink()
     with pytest.raises(ConfigError, match="a part of other images"):
         sampled(ckpt, *out)
+    refused = Finished(finished, {"seed": 1})
+    with pytest.raises(ConfigError), refused:
+        pass
+    assert not refused.lock.is_locked
 
 
 def test_two_samplings_do_not_share_a_folder(tmp_path):

@@ -159,14 +159,15 @@ def test_killed_in_the_middle_of_a_training(tmp_path, studied):
     assert found == studied(seeds=[0], folder="straight")
 
 
-def test_interrupted_in_the_middle_of_a_training(tmp_path):
+@pytest.mark.parametrize("sent, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_interrupted_in_the_middle_of_a_training(sent, status, tmp_path):
     """As typed: the choices of a study are a file of its own."""
     (tmp_path / "conf" / "study").mkdir(parents=True)
     OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
-    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
+    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", sent).partition("study(Omega")[0] + TYPED)
     command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     stopped = run_script("dying.py", "3", *command, cwd=tmp_path)
-    assert stopped.returncode == 130
+    assert stopped.returncode == status
     assert "the same command with out=outputs/study/small goes on" in stopped.stderr
     assert run_script("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
     assert [path.name for path in (tmp_path / "outputs" / "study").iterdir()] == ["small"]
@@ -216,6 +217,12 @@ def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path
     contents["callbacks"] = {}
     torch.save(contents, ckpt)  # another model of the same name
     study(OmegaConf.create(options))
+    assert len(calls) == 8
+    mistakes = {"y=11": "y is 11", "ckpt=b.ckpt": "plain has ckpt", "+model.path=here": "plain has model"}
+    for override, message in mistakes.items():
+        options["study"]["choices"]["plain"] = {"evaluate": [override]}
+        with pytest.raises(ConfigError, match=message):
+            study(OmegaConf.create(options))
     assert len(calls) == 8
 
 
@@ -284,6 +291,7 @@ def test_differences_are_paired():
         ({"train": None}, "choices.linear has train, but study.train is null"),
         ({"train": ["modle=small_unet"]}, "modle"),
         ({"train": [*STUDY["train"], "trainer=ddp_cpu"]}, "trainer.devices 2"),
+        ({"train": [*STUDY["train"], "trainer.devices=auto"]}, "trainer.devices auto"),
         ({"train": [*STUDY["train"], "callbacks.best=null"]}, "callbacks.best or callbacks.last"),
         ({"evaluate": ["ckpt=model.ckpt"]}, "plain trains a model, but evaluates another"),
         ({"evaluate": ["n=5"]}, "n is 5"),

@@ -63,11 +63,14 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
                 f"{evaluation[NEEDS[score]]}: change one of them"
             )
     if study.train is None:
-        if cfg.ckpt and evaluation.ckpt:
-            raise ConfigError(f"ckpt is {cfg.ckpt}, but {choice} has ckpt={evaluation.ckpt}: leave one out")
+        for key in ("ckpt", "samples", "model"):
+            if cfg.ckpt and evaluation.get(key):
+                raise ConfigError(
+                    f"ckpt is {cfg.ckpt}, but {choice} has {key} {evaluation[key]}: leave one out"
+                )
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
         ours = evaluation.samples is None and evaluation.get("model") is None
-        weights = load(evaluation).identity if ours else None
+        weights = identity_of(evaluation) if ours else None
         name = name_of([*own_evaluation, f"seed={seed}"], evaluation, weights, files_of(evaluation))
         evaluation.out = str(out / "evaluations" / name)
         return Cell(choice, seed, None, evaluation)
@@ -81,6 +84,13 @@ def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
     evaluation.ckpt = f"{run.out}/checkpoints/last.ckpt"  # all have then seen what they were to see
     check_sampling(evaluation, run)
     return Cell(choice, seed, run, evaluation)
+
+
+def identity_of(evaluation: DictConfig) -> str:
+    """Of the weights, once they can be sampled as it says."""
+    loaded = load(evaluation)
+    conditions(without_data(evaluation), loaded.denoiser)
+    return loaded.identity
 
 
 def check_sampling(evaluation: DictConfig, run: DictConfig) -> None:
@@ -97,7 +107,7 @@ def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None
         raise ConfigError(
             f"{choice} trains a model, but evaluates another: leave out ckpt, samples and model"
         )
-    if run.trainer.devices not in (1, "auto") or run.trainer.strategy not in ("auto", "single_device"):
+    if run.trainer.devices != 1 or run.trainer.strategy not in ("auto", "single_device"):
         raise ConfigError(
             f"{choice} has trainer.devices {run.trainer.devices} and trainer.strategy "
             f"{run.trainer.strategy}, which would start the whole study on each process: choose trainer=cpu, "

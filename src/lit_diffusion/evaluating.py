@@ -95,7 +95,6 @@ def check(cfg: DictConfig) -> None:
 
 def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[str, Any]) -> dict[str, Any]:
     """The scores, and all that must stand beside them."""
-    networks = {"features": judge.features, "check": judge.check}
     return {
         "n": len(images),
         "scores": judge.scores(images, labels),
@@ -105,7 +104,8 @@ def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[s
         "made_with": made_with,
         "reference": {"data": judge.name, "split": "train", "n": len(judge.train[0])},
         "judge": {"k": judge.k, "cas_images": judge.cas_images, "seed": judge.seed},
-        **{key: network and network.described() for key, network in networks.items()},
+        "features": judge.features.described(),
+        "check": judge.check and judge.check.described(),
     }
 
 
@@ -136,7 +136,7 @@ def check_own(loaded: Loaded, judge: Judge, else_choose: str) -> None:
 
 def check_bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> None:
     """ConfigError if the model has no likelihood that we can compute, or there are too few images."""
-    check_whole_number("bits_n", cfg.bits_n, least=1, most=len(judge.test[0]))
+    check_whole_number("bits_n", cfg.bits_n, least=2, most=len(judge.test[0]))
     if loaded.denoiser.num_classes:
         check_own(loaded, judge, "bits_n=0")
     elif loaded.denoiser.conditional:
@@ -145,12 +145,13 @@ def check_bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> None:
 
 
 def bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> tuple[float, dict[str, Any]]:
-    """Mean bits per dimension of the first test images, and what must stand beside it."""
-    images, labels = (part[: cfg.bits_n] for part in judge.test)
+    """Mean bits per dimension of some test images, and what must stand beside it."""
+    images, labels = judge.some_test_images(cfg.bits_n)
     y = labels if loaded.denoiser.num_classes else None
     found = bits_per_dim(unguided(loaded), images, y, judge.seed, cfg.bits_steps, loaded.device)
     return float(found.mean()), {
         "n": len(images),
+        "standard_error": float(found.std() / len(found) ** 0.5),
         "steps": cfg.bits_steps,
         "split": "test",
         "labelled": y is not None,
@@ -186,7 +187,7 @@ def read_samples(path: str) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ConfigError(f"samples is {path}, which can't be read ({error}): give a samples.npz") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ConfigError(

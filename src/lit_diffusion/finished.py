@@ -42,8 +42,12 @@ class Finished:
             self.lock.acquire(blocking=False)
         except Timeout:
             raise ConfigError(f"another sampling is writing to {self.folder}: choose another out") from None
-        if len(self) > 0:
-            self._check_settings()
+        try:
+            if len(self) > 0:
+                self._check_settings()
+        except BaseException:
+            self.lock.release()
+            raise
         return self
 
     def __exit__(self, *error) -> None:

@@ -19,7 +19,7 @@ from lit_diffusion.evaluation.comparison import STUDY, compare, markdown
 from lit_diffusion.evaluation.report import ROWS
 from lit_diffusion.files import whole
 from lit_diffusion.images import make_folder
-from lit_diffusion.training import train
+from lit_diffusion.training import TERMINATED, train
 
 TRAINED = "trained"  # in the folder of a run that is finished
 
@@ -56,8 +56,10 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         for done, each in enumerate(cells, start=1):
             try:
                 results.append(finished(each))
-            except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
+            except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
                 print(f"stopped; the same command with out={out} goes on", file=sys.stderr)
+                if getattr(stop, "code", None) == TERMINATED:
+                    raise
                 raise KeyboardInterrupt from None
             check_result(cfg, each, results)
             say(f"{done} of {len(cells)}: {each.choice}, seed {each.seed}", results[-1], cfg.study.scores)
@@ -163,8 +165,10 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
     for each in cells:
         if each.run:
             runs.setdefault(each.choice, []).append(Path(each.run.out).name)
-    last = results[-1]
-    same = {key: last[key] for key in ("floor", "floor_n", *SAME)}
+    same = {key: results[0][key] for key in ("floor_n", *SAME)}
+    floor: dict[str, float] = {}
+    for result in results:  # without labels it has fewer scores
+        floor |= result["floor"]
     return {
         "name": cfg.name,
         "seeds": list(cfg.seeds),
@@ -174,6 +178,7 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
         "nfe": {c.choice: r.get("cost", {}).get("nfe") for c, r in zip(cells, results, strict=True)},
         "runs": runs,
         "overrides": OmegaConf.to_container(cfg.study, resolve=True),
+        "floor": floor,
         **same,
     }
 

@@ -74,7 +74,8 @@ class Evaluation(AfterEpochs):
             x = generate(self.sampler, denoiser, part.tolist(), shape, self.seed, labels, device)
             batches.append(to_uint8(x).cpu())
         scores = self.judge.scores(torch.cat(batches), asked_for)
-        floor = {f"floor_{name}": score for name, score in self.judge.floor(self.n).items()}
+        real = self.judge.floor(self.n, labelled=asked_for is not None)
+        floor = {f"floor_{name}": score for name, score in real.items()}
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         found = {**scores, **floor, "images_seen": seen * trainer.datamodule.batch_size}
         said = (f"{key} {score:.4g} ({floor[f'floor_{key}']:.4g})" for key, score in scores.items())

@@ -20,8 +20,8 @@ def cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[],
         sample: makes them.
 
     Returns:
-        nfe, images_per_second, batch_size, device; and peak_memory_mib: on a GPU of this batch, on a CPU
-        of the whole process so far.
+        nfe, images_per_second, batch_size, device; and peak_memory_mib with peak_memory_of: on a GPU "batch",
+        on a CPU "process", all that it has done so far.
     """
     evaluated = 0
 
@@ -45,6 +45,7 @@ def cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[],
         "images_per_second": n / seconds,
         "batch_size": n,
         "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        "peak_memory_of": "batch" if cuda else "process",
         "peak_memory_mib": (torch.cuda.max_memory_allocated(device) if cuda else resident()) / 2**20,
     }
 

@@ -10,6 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from lit_diffusion import rng
 
 ROWS = 1000  # of a matrix of distances, in memory at a time
+SUBSETS, MOST = 100, 1000  # of KID, and in each
 
 
 def fid(real: Tensor, fake: Tensor) -> float:
@@ -21,17 +22,18 @@ def fid(real: Tensor, fake: Tensor) -> float:
     return compare(metric, real, fake).item()
 
 
-def kid(real: Tensor, fake: Tensor, seed: int) -> float:
+def kid(real: Tensor, fake: Tensor, seed: int) -> tuple[float, float]:
     """Squared maximum mean discrepancy of features, cubic kernel (Binkowski et al. 2018); 0 for the same.
 
-    The mean over 100 pairs of subsets of 1,000, or of as many as there are.
+    The mean over 100 pairs of subsets of 1,000, or of as many as there are, and their standard deviation.
     """
-    size = min(len(real), len(fake), 1000)
+    size = min(len(real), len(fake), MOST)
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")  # about memory, of which it needs little here
         torch.manual_seed(rng.key_to_seed(seed, "kid"))
-        metric = KernelInceptionDistance(Given(real.shape[1]), subsets=100, subset_size=size)
-        return compare(metric, real, fake)[0].item()
+        metric = KernelInceptionDistance(Given(real.shape[1]), subsets=SUBSETS, subset_size=size)
+        mean, std = compare(metric, real, fake)
+        return mean.item(), std.item()
 
 
 class Given(nn.Module):

@@ -43,12 +43,12 @@ class FeatureNetwork:
         network = self.network.to(device).eval()
         return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
 
-    def check_channels(self, channels: int) -> None:
+    def check_channels(self, channels: int, key: str) -> None:
         """ConfigError unless it takes images of so many channels."""
         own = self.about.get("network", {}).get("channels", channels)
         if own != channels:
             raise ConfigError(
-                f"features is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
+                f"{key} is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
                 "another, or train one with python -m lit_diffusion.features"
             )
 

@@ -63,6 +63,11 @@ class Judge:
     def num_classes(self) -> int:
         return int(self.train[1].max()) + 1
 
+    @property
+    def networks(self) -> dict[str, FeatureNetwork]:
+        """Those that measure, by what is added to the names of their scores."""
+        return {"": self.features} | ({"_check": self.check} if self.check else {})
+
     def check_images(self, n: int, shape: tuple[int, ...]) -> None:
         """ConfigError unless n images (C, H, W) can be scored."""
         if n <= self.k:
@@ -85,11 +90,12 @@ class Judge:
                 f"the labels run from {labels.min()} to {labels.max()}, but {self.name} has those from 0 to "
                 f"{self.num_classes - 1}: leave out labels that say nothing"
             )
-        real, fake = self._features(self.features, train=True), self.features(images, self.device)
-        found = {"fid": fid(real, fake)}
-        if self.check:
-            found["fid_check"] = fid(self._features(self.check, train=True), self.check(images, self.device))
-        found |= self._likeness(fake) | self._read_as(images, labels)
+        fakes = {which: network(images, self.device) for which, network in self.networks.items()}
+        found = {
+            f"fid{which}": fid(self._features(network, train=True), fakes[which])
+            for which, network in self.networks.items()
+        }
+        found |= self._likeness(fakes[""]) | self._read_as(images, labels)
         if self.memorisation:
             found |= self._memorisation(nearest(images, self.train[0], self.device))
         if self.cas_images and labels is not None:
@@ -99,8 +105,9 @@ class Judge:
     def floor(self, n: int, labelled: bool = True) -> Scores:
         """The scores of n real test images, or of all if there are fewer, with their labels or without.
 
-        With labels also ``fid_in_shares``, the FID of the ``n_in_shares`` images of ``in_shares``: those
-        at random have their classes' shares by chance, from which most of their FID comes where n is small.
+        With labels also ``fid_in_shares``, the FID of the ``n_in_shares`` images of ``in_shares``, where
+        these are half of n or more: those at random have their classes' shares by chance, from which most
+        of their FID comes where n is small.
         """
         if (n, labelled) not in self._floors:
             self._floors[n, labelled] = self._floor(n, labelled)
@@ -127,6 +134,11 @@ class Judge:
         ordered = self.train[1].sort().values
         return ordered[(spread * len(ordered)).long()]
 
+    def some_test_images(self, n: int) -> Images:
+        """n of them at random."""
+        chosen = self._choose(self.test[0], n, "some")
+        return self.test[0][chosen], self.test[1][chosen]
+
     def histogram(self, images: Tensor) -> list[float]:
         """The share of images that is read as each class; empty if the feature network reads none."""
         classifier = self._reader(self.features)
@@ -139,13 +151,13 @@ class Judge:
         different = DRAWS if n < len(self.test[0]) else 1
         draws = [self._choose(self.test[0], n, "floor", draw) for draw in range(different)]
         chosen = draws[0]
-        networks = {"fid": self.features, "fid_check": self.check}
-        found = {name: self._mean_fid(network, draws) for name, network in networks.items() if network}
+        found = {f"fid{which}": self._mean_fid(network, draws) for which, network in self.networks.items()}
         found |= self._likeness(self._features(self.features, train=False)[chosen])
         found |= self._read_as(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         if labelled:
             draws = [self.in_shares(n, draw) for draw in range(DRAWS)]
-            found |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
+            if len(draws[0]) >= n / 2:
+                found |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
         if self.memorisation:
             found |= self._memorisation(self._held_out[chosen])
         if self.cas_images and labelled:
@@ -162,15 +174,17 @@ class Judge:
         """KID, and precision to coverage, of features."""
         real = self._features(self.features, train=True)
         near = real[self._choose(real, len(fake), "neighbours")]
-        return {"kid": kid(real, fake, self.seed), **manifolds(near, fake, self.k)}
+        mean, std = kid(real, fake, self.seed)
+        return {"kid": mean, "kid_std": std, **manifolds(near, fake, self.k)}
 
     def _read_as(self, images: Tensor, labels: Tensor | None) -> Scores:
         """The shares that are read as their labels."""
-        networks = {"class_accuracy": self.features, "class_accuracy_check": self.check}
+        if labels is None:
+            return {}
         return {
-            name: accuracy(classifier, images, labels)
-            for name, network in networks.items()
-            if labels is not None and network and (classifier := self._reader(network))
+            f"class_accuracy{which}": accuracy(classifier, images, labels)
+            for which, network in self.networks.items()
+            if (classifier := self._reader(network))
         }
 
     def _features(self, network: FeatureNetwork, train: bool) -> Tensor:
@@ -236,6 +250,7 @@ def build_judge(
     networks = [load_features(features or own), load_features(check, key="check") if check else None]
     source.prepare()
     judge = Judge(name, source.load(train=True), source.load(train=False), *networks, **options)
-    for network in filter(None, networks):
-        network.check_channels(judge.shape[0])
+    for key, network in zip(("features", "check"), networks, strict=True):
+        if network:
+            network.check_channels(judge.shape[0], key)
     return judge

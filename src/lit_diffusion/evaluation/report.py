@@ -31,11 +31,16 @@ def table(result: Mapping[str, Any]) -> Table:
     found.add_column("better")
     for key, (name, better) in ROWS.items():
         if key in result["scores"]:
-            floor = result["floor"].get(key)
-            found.add_row(
-                name, f"{result['scores'][key]:.4f}", "" if floor is None else f"{floor:.4f}", better
-            )
+            found.add_row(name, number(result["scores"], key), number(result["floor"], key), better)
     return found
+
+
+def number(scores: Mapping[str, float], key: str) -> str:
+    """A score with its standard deviation, where it has one."""
+    if key not in scores:
+        return ""
+    std = scores.get(f"{key}_std")
+    return f"{scores[key]:.4f}" + ("" if std is None else f" ± {std:.2g}")
 
 
 def in_shares(floor: Mapping[str, float]) -> str:
@@ -74,17 +79,23 @@ def caption(result: Mapping[str, Any]) -> str:
         if network := result[key]:
             accuracy = f", {network['accuracy']:.2%} on real test images" if "accuracy" in network else ""
             lines.append(f"{what}: {network['name']}, sha256 {network['sha256'][:12]}{accuracy}")
+    lines.append("KID: mean and standard deviation of its 100 subsets")
+    if "cas" in result["floor"]:
+        taught_by = min(result["n"], reference["n"])
+        lines.append(f"floor of the classification accuracy score: taught by {taught_by:,} training images")
     if result["classes"]:
         lines.append("read as class 0, 1, ...: " + ", ".join(f"{share:.1%}" for share in result["classes"]))
     if bits := result.get("bits"):
         lines.append(
             f"bits per dimension: an upper bound, the mean of {bits['n']} {bits['split']} images"
-            f"{', given their labels' if bits['labelled'] else ''}, {bits['steps']} steps"
+            f"{', given their labels' if bits['labelled'] else ''}, standard error "
+            f"{bits['standard_error']:.2g}, {bits['steps']} steps"
         )
     if cost := result.get("cost"):
         lines.append(
             f"cost: {cost['nfe']:g} network evaluations per image; {cost['images_per_second']:.1f} images/s, "
-            f"{result['n'] / cost['images_per_second']:.0f} s for all; {cost['peak_memory_mib']:.0f} MiB; "
+            f"{result['n'] / cost['images_per_second']:.0f} s for all; {cost['peak_memory_mib']:.0f} MiB at "
+            f"most{'' if cost['peak_memory_of'] == 'batch' else ', by the whole process'}; "
             f"{cost['device']}, batches of {cost['batch_size']}"
         )
     return "\n".join(lines)
