@@ -17,7 +17,7 @@ FORKS.set_forkserver_preload(["torch", "torchvision", "torchmetrics", "lightning
 
 
 def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """As run_python, for a file."""
+    """As run_python, for a file, or for "-m" and a module."""
     process = FORKS.Process(target=_run, args=(script, arguments, cwd, clean(cwd, **environment)))
     process.start()
     process.join()
@@ -25,7 +25,7 @@ def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> s
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *printed)
 
 
-def _run(script: str, arguments: list[str], cwd: Path, environment: dict[str, str]) -> None:
+def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -35,6 +35,10 @@ def _run(script: str, arguments: list[str], cwd: Path, environment: dict[str, st
     torch.set_num_threads(1)
     sys.argv = [script, *arguments]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script == "-m":
+            sys.argv = [*arguments]  # the first becomes the file
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # which a fork leaves out

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DIGITS, ROOT, TINY
+from forked import run_script
 
 TRAIN = str(ROOT / "train.py")
 DEBUG = [*DIGITS, *TINY["small_unet"], "trainer=debug", "sampler=ddim"]
@@ -76,29 +77,31 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
         (["-m", "lit_diffusion.sample", "ckpt=x", "n=many"], "error: n is many"),
     ],
 )
-def test_a_mistake_is_one_sentence(run, command, says):
-    result = run(*command)
+def test_a_mistake_is_one_sentence(command, says, tmp_path):
+    result = run_script(*command, cwd=tmp_path)
     assert result.returncode != 0
     assert says in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_traceback_is_there_for_those_who_ask(run):
-    result = run(TRAIN, *DEBUG, "sampler.steps=1001", HYDRA_FULL_ERROR="1")
+def test_the_traceback_is_there_for_those_who_ask(tmp_path):
+    result = run_script(TRAIN, *DEBUG, "sampler.steps=1001", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert result.returncode != 0
     assert "Traceback" in result.stderr
 
 
-def test_a_mistake_in_one_job_of_a_multirun_leaves_the_others(run, tmp_path):
-    result = run(TRAIN, "-m", *DEBUG, "hydra.sweep.dir=sweep", "sampler.steps=1001,4")
+def test_a_mistake_in_one_job_of_a_multirun_leaves_the_others(tmp_path):
+    jobs = ["-m", *DEBUG, "hydra.sweep.dir=sweep", "sampler.steps=1001,4"]
+    result = run_script(TRAIN, *jobs, cwd=tmp_path)
     assert result.returncode == 1
     assert "error: the sampler wants 1001 steps" in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_multirun_with_ddp_is_refused(run):
-    result = run(TRAIN, "-m", *DEBUG, "trainer.strategy=ddp", "trainer.devices=2", "seed=0,1")
+def test_multirun_with_ddp_is_refused(tmp_path):
+    jobs = ["-m", *DEBUG, "trainer.strategy=ddp", "trainer.devices=2", "seed=0,1"]
+    result = run_script(TRAIN, *jobs, cwd=tmp_path)
     assert result.returncode != 0
     assert "ddp_spawn" in result.stderr
 

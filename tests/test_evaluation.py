@@ -173,6 +173,7 @@ def test_the_floor_is_the_score_of_real_test_images(judge):
     floor = judge.floor(200)
     scores = judge.scores(images, labels)
     assert {key: floor[key] for key in scores} == pytest.approx(scores, rel=1e-6)
+    assert floor["n_in_shares"] > 70
     draws = [torch.randperm(80, generator=rng.generator(0, "floor", draw))[:40] for draw in range(10)]
     fids = [judge.scores(images[draw], labels[draw])["fid"] for draw in draws]
     assert judge.floor(40)["fid"] == pytest.approx(sum(fids) / 10)

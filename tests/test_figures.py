@@ -132,7 +132,8 @@ def test_loss_plots_what_the_run_logged(trained_run):
 
 def test_fid_over_images_seen(trained_run, drawn):
     scored = ["callbacks=evaluation", "callbacks.evaluation.n=8", "callbacks.evaluation.features=mnist"]
-    folder = str(trained_run("flow_time", *scored, "sampler.steps=2", "data.batch_size=16"))
+    made = ["sampler.steps=2", "data.batch_size=16", "model.num_classes=10"]
+    folder = str(trained_run("flow_time", *scored, *made))
     figure, _ = curves.images_seen([folder, folder])
     first, second, floor, in_shares = figure.axes[0].lines
     assert first.get_xdata().tolist() == second.get_xdata().tolist() == [48, 96]

@@ -24,6 +24,7 @@ OPTIONS = [
     "sampler.steps=2",
     "logger=csv",
 ]
+ACCUMULATED = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"]
 
 # Runs the command line with a fault planted: argv[1] says where the process kills itself.
 DYING = """
@@ -135,14 +136,20 @@ def test_killed_and_resumed_is_the_straight_run(training, straight, place):
     assert_same(resume(training, place, ckpt), straight)
 
 
+@pytest.fixture(scope="module")
+def accumulated(training):
+    """The last checkpoint of a run that adds up the gradients of two batches, undisturbed."""
+    result, last = training("accumulated", *ACCUMULATED)
+    assert result.returncode == 0, result.stderr
+    return last
+
+
 @pytest.mark.parametrize("place", ["step:6", "save:3", "sigterm:6"])
-def test_gradients_accumulated_over_batches(training, place):
-    options = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"]
-    _, last = training(f"accumulated-{place}", *options)
-    died, ckpt = training(f"accumulated-{place}-died", *options, die=place)
+def test_gradients_accumulated_over_batches(training, accumulated, place):
+    died, ckpt = training(f"accumulated-{place}-died", *ACCUMULATED, die=place)
     assert died.returncode == (143 if "sigterm" in place else -signal.SIGKILL), died.stderr
-    assert 0 < state(ckpt)["step"] < state(last)["step"] == 8
-    assert_same(resume(training, f"accumulated-{place}", ckpt, *options), ends(last))
+    assert 0 < state(ckpt)["step"] < state(accumulated)["step"] == 8
+    assert_same(resume(training, f"accumulated-{place}", ckpt, *ACCUMULATED), ends(accumulated))
 
 
 def test_sigterm_saves_and_exits_with_143(training, straight):

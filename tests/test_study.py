@@ -159,15 +159,14 @@ def test_killed_in_the_middle_of_a_training(tmp_path, studied):
     assert found == studied(seeds=[0], folder="straight")
 
 
-@pytest.mark.parametrize("sent, status", [("SIGINT", 130), ("SIGTERM", 143)])
-def test_interrupted_in_the_middle_of_a_training(sent, status, tmp_path):
+def test_interrupted_in_the_middle_of_a_training(tmp_path):
     """As typed: the choices of a study are a file of its own."""
     (tmp_path / "conf" / "study").mkdir(parents=True)
     OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
-    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", sent).partition("study(Omega")[0] + TYPED)
+    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
     command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     stopped = run_script("dying.py", "3", *command, cwd=tmp_path)
-    assert stopped.returncode == status
+    assert stopped.returncode == 130
     assert "the same command with out=outputs/study/small goes on" in stopped.stderr
     assert run_script("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
     assert [path.name for path in (tmp_path / "outputs" / "study").iterdir()] == ["small"]
@@ -175,6 +174,20 @@ def test_interrupted_in_the_middle_of_a_training(sent, status, tmp_path):
     assert again.returncode == 0, again.stderr
     assert "small, seeds 0" in again.stdout
     assert (tmp_path / "outputs" / "study" / "small" / "study.md").is_file()
+
+
+@pytest.mark.parametrize("status, stop", [(1, KeyboardInterrupt), (143, SystemExit)])
+def test_sigterm_keeps_its_status(studied, monkeypatch, capsys, status, stop):
+    """Lightning ends a training that was interrupted with the other."""
+
+    def end(cfg):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(studying, "train", end)
+    with pytest.raises(stop) as stopped:
+        studied(seeds=[0])
+    assert getattr(stopped.value, "code", 1) == status
+    assert "goes on" in capsys.readouterr().err
 
 
 def test_two_studies_in_one_folder(studied, tmp_path):

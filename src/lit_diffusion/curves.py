@@ -42,15 +42,16 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
     runs = runs_of(run) if is_study(run) else [(Path(str(folder)).name, folder) for folder in listed(run)]
     if not runs:
         raise ConfigError(f"run is {run}, where nothing was trained: give a run, or a study that trains")
+    floor: dict[str, float] = {}
     for label, folder in runs:
         points = [row for row in read_metrics(folder) if row.get("eval/fid")]
         if not points:
             raise ConfigError(f"{folder}/{METRICS} has no eval/fid: train with callbacks=evaluation")
         seen = [float(row["eval/images_seen"]) for row in points]
         axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=label)
+        floor |= {name: float(text) for name, text in points[-1].items() if "floor_fid" in name and text}
     axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
-    in_shares = points[-1].get("eval/floor_fid_in_shares")
-    draw_floor(axes, float(points[-1]["eval/floor_fid"]), float(in_shares) if in_shares else None)
+    draw_floor(axes, floor["eval/floor_fid"], floor.get("eval/floor_fid_in_shares"))
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for _, folder in runs)}"
 
 

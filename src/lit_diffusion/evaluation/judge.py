@@ -106,8 +106,8 @@ class Judge:
         """The scores of n real test images, or of all if there are fewer, with their labels or without.
 
         With labels also ``fid_in_shares``, the FID of the ``n_in_shares`` images of ``in_shares``, where
-        these are half of n or more: those at random have their classes' shares by chance, from which most
-        of their FID comes where n is small.
+        these are half as many or more: those at random have their classes' shares by chance, from which
+        most of their FID comes where n is small.
         """
         if (n, labelled) not in self._floors:
             self._floors[n, labelled] = self._floor(n, labelled)
@@ -156,7 +156,7 @@ class Judge:
         found |= self._read_as(self.test[0][chosen], self.test[1][chosen] if labelled else None)
         if labelled:
             draws = [self.in_shares(n, draw) for draw in range(DRAWS)]
-            if len(draws[0]) >= n / 2:
+            if len(draws[0]) >= len(chosen) / 2:
                 found |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
         if self.memorisation:
             found |= self._memorisation(self._held_out[chosen])
