@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench mutants clean
+.PHONY: help train test lint format bench mutants same clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: .venv/installed-test ## Time this project against the tutorial's own code
 
 mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
 	$(BIN)/python tests/mutants.py
+
+same: .venv/installed-test ## Compare with another commit, bit by bit: make same REV=HEAD~1
+	$(BIN)/python tests/tools/same.py $(or $(REV),HEAD)
 
 clean: ## Remove the virtual environment and caches; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache dist
