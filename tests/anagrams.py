@@ -10,11 +10,11 @@ import torch
 
 from lit_diffusion import checkpoint
 from lit_diffusion.combinators import VIEWS, Anagram
+from lit_diffusion.common.images import to_uint8
 from lit_diffusion.denoiser import Labelled
-from lit_diffusion.evaluation.classifier import read
-from lit_diffusion.evaluation.features import load_features
+from lit_diffusion.features.classifier import read
+from lit_diffusion.features.network import load_features
 from lit_diffusion.guidance import Guided
-from lit_diffusion.images import to_uint8
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.generate import generate
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from tutorial1 import Tutorial1UNet, same_weights, training_step
 
-from lit_diffusion import rng
-from lit_diffusion.cli import CONFIG_DIR
-from lit_diffusion.training import build_loggers, build_module, build_trainer, quieten
+from lit_diffusion.common import rng
+from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.train.run import build_loggers, build_module, build_trainer, quieten
 
 BATCH = 64
 

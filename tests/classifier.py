@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.images import to_float
+from lit_diffusion.common.images import to_float
 
 
 def classifier() -> nn.Module:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from lit_diffusion.cli import CONFIG_DIR
-from lit_diffusion.training import train
+from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.train.run import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -154,64 +154,64 @@ MUTANTS = {
         "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", HYBRIDS
     ),
     "upscaler: noised by the table of its steps": Mutant(
-        "pretrained.py",
+        "interop/pretrained.py",
         "PipelineSchedule(pipeline.image_noising_scheduler)",
         "PipelineSchedule(pipeline.scheduler)",
         "test_pretrained.py::test_stage_2_is_theirs",
     ),
     "average: decay the wrong way round": Mutant(
-        "callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"
+        "train/callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "test_callbacks.py"
     ),
     "data: the same order every epoch": Mutant(
         "data/order.py", '"order", epoch)', '"order")', "test_data.py"
     ),
     "min-SNR: slope not squared": Mutant(
-        "lit_module.py",
+        "train/module.py",
         "slope(alpha, sigma).flatten() ** 2",
         "slope(alpha, sigma).flatten()",
         "test_lit_module.py",
     ),
     "labels in equal shares": Mutant(
-        "evaluation/judge.py",
+        "evaluate/evaluator.py",
         "return ordered[(spread * len(ordered)).long()]",
         "return torch.arange(n) % self.num_classes",
         "test_evaluation.py::test_labels_have_the_shares_of_the_training_split",
     ),
     "floor: of training images": Mutant(
-        "evaluation/judge.py",
+        "evaluate/evaluator.py",
         "self._features(network, train=True), self._features(network, train=False)",
         "self._features(network, train=True), self._features(network, train=True)",
         "test_evaluation.py::test_the_floor_is_the_score_of_real_test_images",
     ),
     "coverage: an image is its own neighbour": Mutant(
-        "evaluation/distances.py",
+        "evaluate/distances.py",
         "kthvalue(k + 1,",
         "kthvalue(k,",
         "test_evaluation.py::test_manifolds_are_those_of_prdc",
     ),
     "likelihood: the trace's sign": Mutant(
-        "evaluation/likelihood.py", "return prior + along", "return prior - along", BITS
+        "evaluate/likelihood.py", "return prior + along", "return prior - along", BITS
     ),
     "likelihood: the density of z, not of x_t": Mutant(
-        "evaluation/likelihood.py", " - dimensions * sigma[0].log()", "", BITS
+        "evaluate/likelihood.py", " - dimensions * sigma[0].log()", "", BITS
     ),
     "likelihood: Euler's steps": Mutant(
-        "evaluation/likelihood.py", "z = z + step * (x_hat + there) / 2", "z = z + step * x_hat", BITS
+        "evaluate/likelihood.py", "z = z + step * (x_hat + there) / 2", "z = z + step * x_hat", BITS
     ),
     "likelihood: the Jacobian's sum for its trace": Mutant(
-        "evaluation/likelihood.py",
+        "evaluate/likelihood.py",
         "signs = noise().sign()",
         "signs = noise().sign().abs()",
         "test_evaluation.py::test_bits_per_dim_of_pixels_that_belong_together",
     ),
     "likelihood: labels forgotten": Mutant(
-        "evaluation/likelihood.py",
+        "evaluate/likelihood.py",
         "labels = None if y is None else y[numbers].to(device)",
         "labels = None",
         "test_evaluation.py::test_bits_per_dim_ask_for_the_images_own_label",
     ),
     "study: differences the wrong way round": Mutant(
-        "evaluation/comparison.py",
+        "study/comparison.py",
         "[a - b for a, b",
         "[b - a for a, b",
         "test_study.py::test_differences_are_paired",

@@ -4,11 +4,11 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from lit_diffusion.callbacks.checkpointing import AtomicCheckpointIO
-from lit_diffusion.callbacks.ema import EMA, averaged
-from lit_diffusion.callbacks.progress import Perf
-from lit_diffusion.lit_module import LitDiffusion
-from lit_diffusion.training import train
+from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
+from lit_diffusion.train.callbacks.ema import EMA, averaged
+from lit_diffusion.train.callbacks.progress import Perf
+from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.train.run import train
 
 
 class Trainer:

@@ -17,10 +17,10 @@ from conftest import ROOT
 from digits import Digits
 from torchvision import datasets
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.data.idx import FashionMnist, IdxImages, Mnist, md5
 from lit_diffusion.data.order import BatchOrder
-from lit_diffusion.errors import ConfigError
 
 
 def batches(order):

@@ -9,16 +9,17 @@ from gaussian import Gaussian, Images, exact_denoiser
 from PIL import Image
 from torchvision.transforms.functional import gaussian_blur
 
-from lit_diffusion import edits
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.images import load_png, to_float, to_uint8
+from lit_diffusion.common.rng import ImageNoise, slerp
 from lit_diffusion.denoiser import Denoiser, Labelled
-from lit_diffusion.editing import edit
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.evaluation.classifier import accuracy
-from lit_diffusion.images import load_png, to_float, to_uint8
-from lit_diffusion.masks import find_mask
+from lit_diffusion.edit import edits
+from lit_diffusion.edit.context import Studio
+from lit_diffusion.edit.masks import find_mask
+from lit_diffusion.edit.run import edit
+from lit_diffusion.features.classifier import accuracy
 from lit_diffusion.predictions import Eps, V, Velocity
-from lit_diffusion.rng import ImageNoise, slerp
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M
@@ -27,8 +28,7 @@ from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.inpainting import Inpaint, resampled
 from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear
-from lit_diffusion.studio import Studio
-from lit_diffusion.training import train
+from lit_diffusion.train.run import train
 
 SHAPE = (1, 28, 28)
 TRAIN, TRAIN_LABELS = Digits().load(train=True)

@@ -16,22 +16,23 @@ from prdc import compute_prdc
 from rich.console import Console
 from torchvision.transforms.functional import gaussian_blur
 
-from lit_diffusion import evaluating, rng
+from lit_diffusion.common import rng
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.images import to_float, to_uint8
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.evaluating import evaluate
-from lit_diffusion.evaluation import features as feature_networks
-from lit_diffusion.evaluation.classifier import accuracy
-from lit_diffusion.evaluation.distances import fid, kid, manifolds, nearest
-from lit_diffusion.evaluation.feature_training import train_features
-from lit_diffusion.evaluation.features import load_features
-from lit_diffusion.evaluation.judge import Judge, build_judge
-from lit_diffusion.evaluation.likelihood import bits_per_dim, flow_times
-from lit_diffusion.evaluation.report import caption, table
-from lit_diffusion.images import to_float, to_uint8
+from lit_diffusion.evaluate import run as evaluating
+from lit_diffusion.evaluate.distances import fid, kid, manifolds, nearest
+from lit_diffusion.evaluate.evaluator import Judge, build_judge
+from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
+from lit_diffusion.evaluate.report import caption, table
+from lit_diffusion.evaluate.run import evaluate
+from lit_diffusion.features import network as feature_networks
+from lit_diffusion.features.classifier import accuracy
+from lit_diffusion.features.network import load_features
+from lit_diffusion.features.run import train_features
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep
-from lit_diffusion.training import train
+from lit_diffusion.train.run import train
 
 QUICK = ["n=12", "steps=2", "cas_images=0", "bits_n=0", "judge_seed=0"]
 
@@ -105,7 +106,7 @@ def test_kid_is_the_published_formula(monkeypatch):
     expected = sum(within) - 2 * kernel[0, 1].mean()
     # every subset is the whole set, in another order
     assert kid(real, fake, seed=0) == pytest.approx((float(expected), 0), rel=1e-9, abs=1e-12)
-    monkeypatch.setattr("lit_diffusion.evaluation.distances.MOST", 100)
+    monkeypatch.setattr("lit_diffusion.evaluate.distances.MOST", 100)
     mean, std = kid(real, fake, seed=0)
     assert std > 0
     assert (mean, std) == kid(real, fake, seed=0) != kid(real, fake, seed=1)
@@ -114,7 +115,7 @@ def test_kid_is_the_published_formula(monkeypatch):
 @pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize("rows", [37, 1000])
 def test_manifolds_are_those_of_prdc(monkeypatch, k, rows):
-    monkeypatch.setattr("lit_diffusion.evaluation.distances.ROWS", rows)
+    monkeypatch.setattr("lit_diffusion.evaluate.distances.ROWS", rows)
     real, fake = two_sets()
     expected = compute_prdc(real.numpy(), fake.numpy(), k)
     assert 0 < expected["precision"] < 1 and 0 < expected["coverage"] < 1
@@ -209,7 +210,7 @@ def test_the_floor_learns_from_training_images_and_is_tested_on_others(network, 
         taught_by.extend(zip(images, labels.tolist(), strict=True))
         return classifier.eval()
 
-    monkeypatch.setattr("lit_diffusion.evaluation.judge.fit", fit)
+    monkeypatch.setattr("lit_diffusion.evaluate.evaluator.fit", fit)
     judge.floor(50)
     assert len(taught_by) == 50
     known = [(image.numpy().tobytes(), int(label)) for image, label in zip(*judge.train, strict=True)]
@@ -416,7 +417,7 @@ def test_samples_of_any_model_can_be_scored(evaluated, config, tmp_path, trained
 
 def test_a_model_of_other_images_costs_no_sampling(evaluated, trained, monkeypatch):
     """A colour model, and digits to compare with."""
-    monkeypatch.setattr("lit_diffusion.sampling.generate", None)
+    monkeypatch.setattr("lit_diffusion.sample.run.generate", None)
     ckpt = trained("data.source._target_=digits.Mnist")
     contents = torch.load(ckpt)
     contents["hyper_parameters"]["data"]["channels"] = 3
@@ -438,7 +439,7 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
         evaluated(ckpt=ckpt)
     made = []
     monkeypatch.setattr(evaluating, "make_batch", lambda *args: made.append(args))
-    monkeypatch.setattr("lit_diffusion.sampling.generate", None)  # nothing is sampled again
+    monkeypatch.setattr("lit_diffusion.sample.run.generate", None)  # nothing is sampled again
     assert evaluated(ckpt=ckpt)["n"] == 12
     assert len(made) == 1  # to measure the cost
 
@@ -462,7 +463,7 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
     ],
 )
 def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
-    monkeypatch.setattr("lit_diffusion.sampling.generate", None)
+    monkeypatch.setattr("lit_diffusion.sample.run.generate", None)
     with pytest.raises(ConfigError, match=message):
         evaluated(*overrides)
 
@@ -527,7 +528,7 @@ def test_the_callback_asks_for_the_datas_shares(config, monkeypatch):
         asked.extend(y.tolist())
         return torch.zeros(len(images), *shape)
 
-    monkeypatch.setattr("lit_diffusion.callbacks.evaluation.generate", generate)
+    monkeypatch.setattr("lit_diffusion.evaluate.callback.generate", generate)
     options = ["trainer=debug", "callbacks=evaluation", "model.num_classes=10", "callbacks.samples=null"]
     scores = ["callbacks.evaluation.n=100", "callbacks.evaluation.features=mnist"]
     few = "data.source._target_=digits.FewSevens"

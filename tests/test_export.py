@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save
 
 from lit_diffusion import checkpoint
-from lit_diffusion.diffusers_unet import LitUNet
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.exporting import export
-from lit_diffusion.plots import trained
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.export.run import export
+from lit_diffusion.figures.tutorials import trained
+from lit_diffusion.interop.diffusers_unet import LitUNet
+from lit_diffusion.sample.run import sample
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
-from lit_diffusion.sampling import sample
-from lit_diffusion.training import train
+from lit_diffusion.train.run import train
 
 SHAPE = (1, 28, 28)
 
@@ -349,7 +349,7 @@ def test_the_command(saved, run, tmp_path):
     assert exported.stdout.split()[0] == "here/model_index.json"
     assert exported.stderr == ""
     script = (
-        "import lit_diffusion.diffusers_unet, diffusers\n"
+        "import lit_diffusion.interop.diffusers_unet, diffusers\n"
         "images = diffusers.DDIMPipeline.from_pretrained('here')(num_inference_steps=2).images\n"
         "print(images[0].size)"
     )

@@ -11,12 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
-from lit_diffusion import curves, plots
-from lit_diffusion.drawing import draw
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.figures import curves
+from lit_diffusion.figures import tutorials as plots
+from lit_diffusion.figures.run import draw
 from lit_diffusion.predictions import X
 from lit_diffusion.schedules import Flow, Linear, SingleStep
-from lit_diffusion.training import train
+from lit_diffusion.train.run import train
 
 FIGURES = sorted(p.stem for p in (ROOT / "conf" / "figure").glob("*.yaml"))
 

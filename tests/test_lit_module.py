@@ -2,12 +2,12 @@ import pytest
 import torch
 from conftest import TINY
 
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.lit_module import LitDiffusion
-from lit_diffusion.lr_schedules import exponential_decay
-from lit_diffusion.metrics import BinnedMean
-from lit_diffusion.rng import key_to_seed
-from lit_diffusion.training import build_module, train
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.lr_schedules import exponential_decay
+from lit_diffusion.common.rng import key_to_seed
+from lit_diffusion.train.binned_mean import BinnedMean
+from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.train.run import build_module, train
 
 
 class Trainer:

@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tutorial1 import Tutorial1UNet, same_weights
 from tutorial2 import Tutorial2UNet
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.blocks import SelfAttention, sinusoidal
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep
 

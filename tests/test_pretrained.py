@@ -8,17 +8,17 @@ from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, IFSuperResolution
 from gaussian import Gaussian, exact_denoiser
 from PIL import Image
 
-from lit_diffusion import pretrained
-from lit_diffusion.editing import edit
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.edit.run import edit
 from lit_diffusion.guidance import Guided
+from lit_diffusion.interop import pretrained
+from lit_diffusion.interop.pretrained import Pretrained, Upscaler
 from lit_diffusion.predictions import Eps
-from lit_diffusion.pretrained import Pretrained, Upscaler
+from lit_diffusion.sample.run import sample
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
-from lit_diffusion.sampling import sample
 from lit_diffusion.schedules import Linear
-from lit_diffusion.training import train
+from lit_diffusion.train.run import train
 
 CAT = "a photo of a cat"
 

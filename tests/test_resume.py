@@ -31,8 +31,8 @@ DYING = """
 import os, signal, sys
 place, at = sys.argv.pop(1).split(":")
 import torch
-from lit_diffusion.lit_module import LitDiffusion
-from lit_diffusion.callbacks import checkpointing
+from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.train.callbacks import checkpointing
 def die():
     if place == "interrupt": raise KeyboardInterrupt
     os.kill(os.getpid(), int(signal.SIGTERM if place == "sigterm" else signal.SIGKILL))
@@ -43,7 +43,7 @@ if place in ("step", "sigterm"):
         return forward(self, batch, batch_idx)
     LitDiffusion.training_step = step
 if place == "interrupt":  # after the optimizer's step and before the average follows it
-    from lit_diffusion.callbacks.ema import EMA
+    from lit_diffusion.train.callbacks.ema import EMA
     follow = EMA.on_train_batch_end
     def step(self, trainer, *rest):
         if trainer.global_step == int(at): die()
@@ -64,7 +64,7 @@ if place == "save":
         file.flush()
         die()
     checkpointing.torch.save = half
-from lit_diffusion.train import main
+from lit_diffusion.train.__main__ import main
 main()
 """
 

@@ -4,13 +4,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lit_diffusion import sampling
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.evaluation.classifier import accuracy
-from lit_diffusion.evaluation.features import load_features
-from lit_diffusion.finished import Finished
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.features.classifier import accuracy
+from lit_diffusion.features.network import load_features
 from lit_diffusion.loading import SHIPPED, build_sampler
-from lit_diffusion.sampling import labels, sample
+from lit_diffusion.sample import run as sampling
+from lit_diffusion.sample.partial import Finished
+from lit_diffusion.sample.run import labels, sample
 
 
 @pytest.fixture

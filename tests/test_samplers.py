@@ -4,8 +4,8 @@ import pytest
 import torch
 from gaussian import Gaussian, Mixture, exact_denoiser
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Clipped, Denoiser
-from lit_diffusion.errors import ConfigError
 from lit_diffusion.guidance import Guided
 from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.predictions import Eps, V, Velocity

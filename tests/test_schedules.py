@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.schedules import Cosine, DiscreteSchedule, Flow, Linear, Sigmoid, SingleStep
 

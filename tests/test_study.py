@@ -14,11 +14,12 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lit_diffusion import curves, studying
-from lit_diffusion.cli import CONFIG_DIR
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.evaluation.comparison import compare, markdown, mean_and_interval, short, t_quantile
-from lit_diffusion.studying import study
+from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.figures import curves
+from lit_diffusion.study import run as studying
+from lit_diffusion.study.comparison import compare, markdown, mean_and_interval, short, t_quantile
+from lit_diffusion.study.run import study
 
 STUDY = {
     "train": [
@@ -129,8 +130,8 @@ def test_what_is_finished_is_not_done_again(studied, calls):
 DYING = """
 import json, os, signal, sys
 from omegaconf import OmegaConf
-from lit_diffusion.lit_module import LitDiffusion
-from lit_diffusion.studying import study
+from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.study.run import study
 forward, steps, stop = LitDiffusion.training_step, [], int(sys.argv[1])
 def step(self, batch, batch_idx):
     steps.append(1)
@@ -141,7 +142,7 @@ study(OmegaConf.create(json.loads(sys.argv[2])))
 print(len(steps))
 """
 TYPED = """
-from lit_diffusion.study import main
+from lit_diffusion.study.__main__ import main
 sys.argv[1:] = sys.argv[2:]
 main()
 """

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lit_diffusion import checkpoint
-from lit_diffusion.callbacks.ema import EMA
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.training import build_module, build_trainer, train
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.train.callbacks.ema import EMA
+from lit_diffusion.train.run import build_module, build_trainer, train
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
 

@@ -8,9 +8,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.weights import read_weights
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.weights import read_weights
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint

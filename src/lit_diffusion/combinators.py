@@ -15,8 +15,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Combinator
-from lit_diffusion.errors import ConfigError
 from lit_diffusion.predictions import Estimate
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.predictions import Estimate, Prediction
 from lit_diffusion.schedules import Schedule
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_diffusion.common.errors import ConfigError, check_number, is_number
 from lit_diffusion.denoiser import Combinator
-from lit_diffusion.errors import ConfigError, check_number, is_number
 from lit_diffusion.predictions import Estimate
 
 

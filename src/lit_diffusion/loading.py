@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion import checkpoint
-from lit_diffusion.errors import ConfigError, check_installed
+from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.guidance import guide
 from lit_diffusion.samplers.base import Sampler
 
@@ -103,7 +103,7 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
             "this model has no weights of its own: give ckpt=PATH, a checkpoint, instead of model"
         )
     check_installed("a pretrained model needs", ["diffusers", "transformers"], extra="pretrained")
-    from lit_diffusion.pretrained import Pretrained, Upscaler, load_pipeline
+    from lit_diffusion.interop.pretrained import Pretrained, Upscaler, load_pipeline
 
     device = choose_device(cfg.device)
     chosen = OmegaConf.to_container(cfg.model, resolve=True)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 
 
 class Schedule(ABC):

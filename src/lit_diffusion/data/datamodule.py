@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_diffusion import rng
+from lit_diffusion.common import rng
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.images import to_float
 from lit_diffusion.data.order import BatchOrder
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.images import to_float
 
 
 class Source(Protocol):

@@ -12,8 +12,8 @@ from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 
-from lit_diffusion.errors import ConfigError
-from lit_diffusion.images import make_folder
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.images import make_folder
 
 
 class IdxImages:

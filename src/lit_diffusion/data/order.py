@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from lit_diffusion import rng
+from lit_diffusion.common import rng
 
 
 class BatchOrder(Sampler[Tensor]):

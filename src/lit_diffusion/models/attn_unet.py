@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.blocks import (
     LabelEmbedding,
     SelfAttention,

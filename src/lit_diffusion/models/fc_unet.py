@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.blocks import labels_or_null
 
 

@@ -1,6 +1,6 @@
 """Ancestral sampling: one step of the reverse Markov chain, between any two times."""
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.samplers.base import Clip, Sampler
 
 VARIANCES = ("small", "large", "learned")

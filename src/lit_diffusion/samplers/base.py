@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.denoiser import Clipped, Labelled, Thresholded
-from lit_diffusion.errors import ConfigError, check_whole_number
 from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers.grids import GRIDS
 from lit_diffusion.schedules import Schedule

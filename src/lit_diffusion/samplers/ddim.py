@@ -1,6 +1,6 @@
 """Denoising diffusion implicit models."""
 
-from lit_diffusion.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.samplers.base import Clip, Sampler
 
 

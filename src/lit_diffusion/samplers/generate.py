@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.rng import ImageNoise
 from lit_diffusion.samplers.base import Sampler
 
 

@@ -1,0 +1,76 @@
+"""Grids and films of images."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
+
+from lit_diffusion.common.errors import ConfigError
+
+
+def make_folder(path: str | Path, name: str = "out") -> Path:
+    """The folder, made if need be; ConfigError, by the name of its key, if it can't be written to."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name} is {path}, which can't be made ({error.strerror}): choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{name} is {path}, which can't be written to: choose another folder")
+    return folder
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8 in 0..255; what lies outside is cut off."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Images uint8 in 0..255 as floats in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "white") -> Tensor:
+    """A picture file as an image (1, C, H, W) in [-1, 1]: its middle, scaled, on a ground of one colour.
+
+    Raises:
+        ConfigError: there is no such file, or it is no picture.
+    """
+    channels, height, width = shape
+    try:
+        picture = ImageOps.exif_transpose(Image.open(path))  # a phone's photo upright
+        if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+        picture = picture.convert("RGBA")
+    except (OSError, AttributeError):
+        raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
+    ground = Image.new("RGBA", picture.size, transparent)
+    opaque = Image.alpha_composite(ground, picture).convert("L" if channels == 1 else "RGB")
+    return to_float(pil_to_tensor(ImageOps.fit(opaque, (width, height)))[None])
+
+
+def grid(x: Tensor, columns: int) -> Image.Image:
+    """Images (N, C, H, W) in [-1, 1], in rows of so many columns."""
+    return to_pil_image(make_grid(to_uint8(x).cpu(), nrow=columns, padding=2, pad_value=64))
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write the image, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> Path:
+    """Write an endless film that rests on its last frame for a second and a half."""
+    durations = [milliseconds] * (len(frames) - 1) + [1500]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return path

@@ -1,0 +1,52 @@
+"""Weights in a .safetensors file, which needs no trust to be read, with what made them beside them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.files import whole
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+KEY = "lit_diffusion"  # of the file's metadata
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], dtype: str) -> None:
+    """Write the weights, in one of ``DTYPES``, with ``about`` as JSON in the file's metadata.
+
+    Raises:
+        ConfigError: a weight is too large for the dtype.
+    """
+    weights = {name: in_dtype(weight, DTYPES[dtype]).contiguous() for name, weight in weights.items()}
+    if dtype == "float16" and not all(weight.isfinite().all() for weight in weights.values()):
+        raise ConfigError(
+            "dtype is float16, in which a weight of this network isn't finite: use dtype=bfloat16"
+        )
+    with whole(path) as file:
+        file.write(save(weights, {KEY: json.dumps(about)}))  # of two keys, the order would be left to chance
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights, in float32, and what stands beside them.
+
+    Raises:
+        RuntimeError: the file is truncated, or wasn't written by ``write_weights``.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()[KEY])
+        return {name: in_dtype(weight) for name, weight in load_file(path).items()}, about
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RuntimeError(f"{path}: {error}") from error
+
+
+def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight in another precision; whole numbers, such as a batch norm's count, as they are."""
+    return weight.to(dtype) if weight.is_floating_point() else weight

@@ -1,0 +1,100 @@
+"""What the export command does."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lit_diffusion import checkpoint
+from lit_diffusion.common.errors import ConfigError, check_installed
+from lit_diffusion.common.files import whole
+from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.weights import DTYPES, write_weights
+from lit_diffusion.denoiser import Denoiser
+
+NEEDS = {  # what each format is written with
+    "safetensors": [],
+    "onnx": ["onnx", "onnxscript"],
+    "diffusers": ["diffusers"],
+}
+
+
+def export(cfg: DictConfig) -> list[Path]:
+    """Write the checkpoint's network to ``cfg.out``, averaged weights where the run kept any.
+
+    Returns:
+        The files written: model.safetensors, model.onnx, or those of a diffusers folder.
+
+    Raises:
+        ConfigError: an unknown format, what the format needs, or a model that it can't express.
+    """
+    if cfg.format not in NEEDS:
+        raise ConfigError(f"format is {cfg.format}: choose one of {', '.join(NEEDS)}")
+    if cfg.dtype not in DTYPES:
+        raise ConfigError(f"dtype is {cfg.dtype}: choose one of {', '.join(DTYPES)}")
+    if cfg.dtype != "float32" and cfg.format != "safetensors":
+        raise ConfigError(
+            f"dtype is {cfg.dtype}, but format={cfg.format} is written in float32: leave dtype out"
+        )
+    check_installed(f"format={cfg.format} needs", NEEDS[cfg.format], extra="export")
+    trained = checkpoint.read(cfg.ckpt)
+    denoiser = checkpoint.load_denoiser(trained)
+    out = make_folder(cfg.out)
+    if cfg.format == "safetensors":
+        return [save_safetensors(denoiser, trained["hyper_parameters"], cfg.dtype, out)]
+    if cfg.format == "onnx":
+        return [save_onnx(denoiser, trained["hyper_parameters"], out)]
+    from lit_diffusion.interop.diffusers_folder import save_folder
+
+    return save_folder(denoiser, trained["hyper_parameters"], out)
+
+
+def save_safetensors(denoiser: Denoiser, hyper_parameters: dict[str, Any], dtype: str, out: Path) -> Path:
+    """model.safetensors: the network's weights, with the hyper-parameters as JSON in its metadata.
+
+    ``checkpoint.read`` reads it back.
+
+    Raises:
+        ConfigError: a weight is too large for the dtype.
+    """
+    path = out / "model.safetensors"
+    write_weights(path, denoiser.network.state_dict(), {"hyper_parameters": hyper_parameters}, dtype)
+    return path
+
+
+def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -> Path:
+    """model.onnx: the network alone, for batches of any size, with the hyper-parameters in its metadata.
+
+    Its inputs are x_t (B, C, H, W), time_input (B,), what the schedule tells the network of the time,
+    and for a network with labels y (B,) int64, the null label being num_classes; its output is like x_t.
+    """
+    data = hyper_parameters["data"]
+    shape = (data["channels"], data["image_size"], data["image_size"])
+    inputs = {"x_t": torch.zeros(2, *shape), "time_input": torch.zeros(2)}
+    if denoiser.num_classes:
+        inputs["y"] = torch.zeros(2, dtype=torch.int64)
+    batch = torch.export.Dim("batch")
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every node
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            denoiser.network,
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["output"],
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            dynamo=True,
+            verbose=False,
+        )
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    program.model.metadata_props["hyper_parameters"] = json.dumps(hyper_parameters)
+    path = out / "model.onnx"
+    with whole(path) as file:
+        file.write(program.model_proto.SerializeToString())
+    return path

@@ -1,0 +1,123 @@
+"""The networks that measure images: ours, which come with the project, and Inception."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_diffusion.common.errors import ConfigError, check_installed
+from lit_diffusion.common.images import to_float
+from lit_diffusion.common.weights import read_weights
+from lit_diffusion.features.classifier import BATCH, Classifier
+
+TRAINED = Path(__file__).parents[1] / "trained"
+OURS = {path.stem: path for path in TRAINED.glob("features_*.safetensors")}
+
+
+@dataclass
+class FeatureNetwork:
+    """Images in, features out.
+
+    Attributes:
+        name: as it was asked for.
+        sha256: of the file of its weights, or of the weights themselves.
+        network: images uint8 (B, C, H, W) -> (B, F), in eval mode.
+        classifier: the same network with its last layer, where it has one.
+        about: what its file says of how it was made.
+        batch_size: images in memory at a time.
+    """
+
+    name: str
+    sha256: str
+    network: nn.Module
+    classifier: Classifier | None
+    about: dict[str, Any]
+    batch_size: int = BATCH
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Features (N, F), float32 on the CPU, of images uint8 (N, C, H, W)."""
+        network = self.network.to(device).eval()
+        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
+
+    def check_channels(self, channels: int, key: str) -> None:
+        """ConfigError unless it takes images of so many channels."""
+        own = self.about.get("network", {}).get("channels", channels)
+        if own != channels:
+            raise ConfigError(
+                f"{key} is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
+                "another, or train one with python -m lit_diffusion.features"
+            )
+
+    def described(self) -> dict[str, Any]:
+        """What must stand beside every number that it makes."""
+        told = {key: self.about[key] for key in ("recipe", "accuracy") if key in self.about}
+        return {"name": self.name, "sha256": self.sha256, **told}
+
+
+class Penultimate(nn.Module):
+    """What a classifier's last layer sees of images uint8."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier.features(to_float(images))
+
+
+class Inception(nn.Module):
+    """Inception v3's 2048 features, by torchmetrics, of images uint8 in grey or colour."""
+
+    def __init__(self):
+        super().__init__()
+        check_installed("features=inception needs", ["torch_fidelity"], extra="inception")
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        try:
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"])
+        except OSError as error:
+            raise ConfigError(
+                f"features is inception, but its weights can't be fetched ({error}): leave features out"
+            ) from None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.expand(-1, 3, -1, -1))
+
+
+def load_features(name: str, key: str = "features") -> FeatureNetwork:
+    """A feature network by name.
+
+    Args:
+        name: that of one of ours, the path of a file that ``lit_diffusion.features`` wrote, or "inception".
+        key: what the config calls it.
+
+    Raises:
+        ConfigError: for another name, or a file that isn't such a one.
+    """
+    if name == "inception":
+        network = Inception()
+        digest = hashlib.sha256()
+        for weight in network.state_dict().values():
+            digest.update(weight.contiguous().numpy().tobytes())
+        return FeatureNetwork(name, digest.hexdigest(), network, None, {}, batch_size=50)
+    path = OURS.get(f"features_{name}", Path(name))
+    if not path.is_file():
+        known = ", ".join(sorted(stem.removeprefix("features_") for stem in OURS))
+        raise ConfigError(
+            f"{key} is {name}: choose one of {known}, inception, or the path of a file that python -m "
+            "lit_diffusion.features wrote"
+        )
+    try:
+        weights, about = read_weights(path)
+        classifier = Classifier(**about["network"])
+        classifier.load_state_dict(weights)
+    except (RuntimeError, KeyError, TypeError):
+        raise ConfigError(
+            f"{key} is {name}, which is truncated or no feature network: choose another"
+        ) from None
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return FeatureNetwork(name, sha256, Penultimate(classifier).eval(), classifier.eval(), about)

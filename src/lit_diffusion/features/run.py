@@ -1,0 +1,55 @@
+"""What the features command does."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lit_diffusion.common import rng
+from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
+from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
+from lit_diffusion.features.classifier import Classifier, accuracy, fit
+from lit_diffusion.loading import choose_device
+
+
+def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
+    """Train a classifier on all training images, and write its weights, in float16, into ``cfg.out``.
+
+    Returns:
+        The file; the share of test images that the classifier, as it was written, reads right; the file's
+        SHA-256.
+
+    Raises:
+        ConfigError: for a number, a device or a data set that can't work.
+    """
+    check(cfg)
+    device = choose_device(cfg.device)
+    path = make_folder(cfg.out) / "features.safetensors"
+    source = instantiate(cfg.data.source)
+    source.prepare()
+    network = OmegaConf.to_container(cfg.network, resolve=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(rng.key_to_seed(cfg.seed, "weights"))
+        classifier = Classifier(**network)
+    fit(classifier.to(device), *source.load(train=True), seed=cfg.seed, **cfg.fit)
+    weights = {name: in_dtype(w.cpu(), DTYPES["float16"]) for name, w in classifier.state_dict().items()}
+    classifier.load_state_dict(weights)
+    share = accuracy(classifier, *source.load(train=False))
+    recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": OmegaConf.to_container(cfg.fit)}
+    write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
+    return path, share, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check(cfg: DictConfig) -> None:
+    """ConfigError for a number or a switch that can't work."""
+    check_whole_number("seed", cfg.seed, least=0)
+    for key in ("epochs", "batch_size"):
+        check_whole_number(f"fit.{key}", cfg.fit[key], least=1)
+    for key, most in {"lr": 1, "jitter": 1, "dropout": 0.9}.items():
+        check_number(f"fit.{key}", cfg.fit[key], least=0, most=most)
+    for key in ("flip", "bf16"):
+        check_switch(f"fit.{key}", cfg.fit[key])
+    check_whole_number("network.num_features", cfg.network.num_features, least=1)

@@ -1,0 +1,136 @@
+"""Curves of runs and of studies. Each function returns a matplotlib figure, and what it was drawn from."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.loggers import METRICS, earlier_metrics
+from lit_diffusion.study.comparison import STUDY
+
+Runs = str | Sequence[str] | None
+
+
+def loss(run: Runs) -> tuple[Figure, str]:
+    """Training and validation loss over steps, of one run or several."""
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    folders = listed(run)
+    for k, folder in enumerate(folders):
+        metrics = read_metrics(folder)
+        for name, style in {"train/loss": ".-", "val/loss": "o--"}.items():
+            points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
+            if points:
+                label = f"{Path(folder).name} {name}"
+                axes.plot(*zip(*points, strict=True), style, color=f"C{k}", label=label)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in folders)}"
+
+
+def images_seen(run: Runs) -> tuple[Figure, str]:
+    """FID over training images seen, and its floor, of runs with callbacks=evaluation, or of a study's."""
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    runs = runs_of(run) if is_study(run) else [(Path(str(folder)).name, folder) for folder in listed(run)]
+    if not runs:
+        raise ConfigError(f"run is {run}, where nothing was trained: give a run, or a study that trains")
+    floor: dict[str, float] = {}
+    for label, folder in runs:
+        points = [row for row in read_metrics(folder) if row.get("eval/fid")]
+        if not points:
+            raise ConfigError(f"{folder}/{METRICS} has no eval/fid: train with callbacks=evaluation")
+        seen = [float(row["eval/images_seen"]) for row in points]
+        axes.plot(seen, [float(row["eval/fid"]) for row in points], ".-", label=label)
+        floor |= {name: float(text) for name, text in points[-1].items() if "floor_fid" in name and text}
+    axes.set(xlabel="training images seen", ylabel="FID", xscale="log", yscale="log")
+    draw_floor(axes, floor["eval/floor_fid"], floor.get("eval/floor_fid_in_shares"))
+    return figure, f"from {', '.join(f'{folder}/{METRICS}' for _, folder in runs)}"
+
+
+def nfe(run: str | None) -> tuple[Figure, str]:
+    """FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
+    if not is_study(run):
+        raise ConfigError(f"run is {run}: give run=DIR, the folder of a finished study, study=nfe say")
+    result = read_study(run)
+    if "fid" not in result["scores"] or not all(result["nfe"].values()):
+        raise ConfigError(
+            f"{run} has no FID or no network evaluations of some choice: see conf/study/nfe.yaml"
+        )
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for choice, scores in result["choices"].items():
+        name, _, number = choice.rpartition("_")
+        name = name if number.isdigit() else choice
+        curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
+    axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
+    draw_floor(axes, result["floor"]["fid"], result["floor"].get("fid_in_shares"))
+    return figure, f"from {run}/{STUDY}, n = {result['n']:,}"
+
+
+class Plain(LogFormatter):
+    """20 on a logarithmic axis, not 2 x 10^1."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.10g}" if super().__call__(x, pos) else ""
+
+
+def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
+    axes.axhline(fid, color="gray", linestyle=":", label="floor")
+    if fid_in_shares is not None:
+        axes.axhline(fid_in_shares, color="lightgray", linestyle=":", label="floor, classes in exact shares")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(Plain())
+        axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where no curve is
+
+
+def listed(run: Runs) -> Sequence[str | None]:
+    return run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
+
+
+def is_study(run: Runs) -> bool:
+    return isinstance(run, str) and Path(run, STUDY).is_file()
+
+
+def read_study(run: str) -> dict[str, Any]:
+    return json.loads(Path(run, STUDY).read_text())
+
+
+def runs_of(study: str) -> list[tuple[str, str]]:
+    """A study's runs, under the names of their choices."""
+    result = read_study(study)
+    several = len(result["seeds"]) > 1
+    return [
+        (f"{choice}, seed {seed}" if several else choice, f"{study}/runs/{name}")
+        for choice, names in result["runs"].items()
+        for seed, name in zip(result["seeds"], names, strict=True)
+    ]
+
+
+def read_metrics(run: str | None) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv, and of what it had logged before it was resumed in the same folder."""
+    if not isinstance(run, str):
+        raise ConfigError(
+            f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"
+        )
+    path = Path(run, METRICS)
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
+    rows: list[dict[str, str]] = []
+    for part in (*earlier_metrics(path), path):
+        with part.open(newline="") as file:
+            later = list(csv.DictReader(file))
+        start = int(later[0]["step"]) if later else math.inf
+        rows = [row for row in rows if int(row["step"]) < start] + later
+    return rows

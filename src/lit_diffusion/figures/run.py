@@ -1,0 +1,29 @@
+"""What the figures command does."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lit_diffusion.common.errors import check_chosen, check_installed, check_whole_number
+from lit_diffusion.common.images import make_folder
+
+
+def draw(cfg: DictConfig) -> tuple[Path, str]:
+    """Draw the figure that the config names into ``cfg.out``.
+
+    Returns:
+        The file, and what it was drawn from.
+
+    Raises:
+        ConfigError: matplotlib is missing, or what the figure needs.
+    """
+    check_chosen(cfg, "figure")
+    check_installed("figures need", ["matplotlib"], extra="figures")
+    check_whole_number("dpi", cfg.dpi, 10, 1000)
+    check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
+    folder = make_folder(cfg.out)
+    figure, source = instantiate(cfg.figure, _convert_="all")
+    path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
+    figure.savefig(path, dpi=cfg.dpi)
+    return path, source
