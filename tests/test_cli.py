@@ -11,6 +11,8 @@ import pytest
 from conftest import DIGITS, ROOT, TINY
 from forked import run_script
 
+from lit_diffusion.common.cli import VERBS
+
 TRAIN = str(ROOT / "train.py")
 DEBUG = [*DIGITS, *TINY["small_unet"], "trainer=debug", "sampler=ddim"]
 
@@ -25,19 +27,36 @@ def test_help_is_quick_and_reads_well(run):
         "usage: python train.py",
     ):
         assert line in result.stdout
-    heavy = (
-        "import sys\n"
-        "from lit_diffusion import edit, export, figures, sample, train\n"
-        "print('torch' in sys.modules)"
-    )
+    heavy = "import sys\nfrom lit_diffusion.train import __main__\nprint('torch' in sys.modules)"
     assert run("-c", heavy).stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("command", ["edit", "figures", "export"])
-def test_help_of_the_other_commands(run, command):
-    result = run("-m", f"lit_diffusion.{command}", "--help")
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"train"}))
+def test_help_of_the_other_commands(tmp_path, verb):
+    result = run_script("-m", f"lit_diffusion.{verb}", "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"usage: python -m lit_diffusion.{command}" in result.stdout
+    assert f"usage: python -m lit_diffusion.{verb}" in result.stdout
+
+
+def test_every_verb_has_a_room_and_a_config():
+    """The one table of verbs is all of them."""
+    rooms = {path.parent.name for path in (ROOT / "src" / "lit_diffusion").glob("*/__main__.py")}
+    assert {*VERBS} == rooms == {path.stem for path in (ROOT / "conf").glob("*.yaml")}
+
+
+def test_the_console_script(tmp_path):
+    """``lit-diffusion`` lists its verbs, refuses others, and is the same command as python -m."""
+    script = str(tmp_path / "lit-diffusion")
+    Path(script).write_text("from lit_diffusion.common.cli import main\nmain()\n")
+    listed = run_script(script, cwd=tmp_path)
+    assert [line.split()[0] for line in listed.stdout.splitlines()[2:-2]] == [*VERBS]
+    wrong = run_script(script, "paint", cwd=tmp_path)
+    assert wrong.returncode == 1 and "there is no command paint: choose one of train, sample" in wrong.stderr
+    sampled = run_script(script, "sample", "n=1", "steps=1", "gif=false", cwd=tmp_path)
+    assert sampled.returncode == 0, sampled.stderr
+    (picture,) = (tmp_path / "outputs" / "sample").glob("*/grid.png")
+    assert sampled.stdout.strip() == str(picture)
+    assert picture.with_name("sample.log").read_text().strip() == sampled.stdout.strip()
 
 
 def test_sample_help(run):

@@ -64,8 +64,8 @@ if place == "save":
         file.flush()
         die()
     checkpointing.torch.save = half
-from lit_diffusion.train.__main__ import main
-main()
+from lit_diffusion.common.cli import command
+command("train")
 """
 
 

@@ -76,7 +76,7 @@ def stopped(monkeypatch):
     return breaks
 
 
-def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path, capsys):
+def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path, caplog):
     ckpt, options = trained(), ["npz=true", "batch_size=5", "guidance=2", "sampler=ancestral"]
     files = ("grid.png", "samples.npz", "trajectory.gif")
     whole = sampled(ckpt, *options, f"out={tmp_path}/whole")
@@ -87,9 +87,7 @@ def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path
     again = [*options, f"out={tmp_path}/again"]
     with pytest.raises(KeyboardInterrupt):  # for the command line, which exits with 130
         sampled(ckpt, *again)
-    assert (
-        f"stopped with 10 of 12 images; the same command with out={tmp_path}/again" in capsys.readouterr().err
-    )
+    assert f"stopped with 10 of 12 images; the same command with out={tmp_path}/again" in caplog.text
     left = sorted(path.name for path in (tmp_path / "again" / "finished").iterdir())
     assert left == ["000000000.npy", "000000005.npy", "lock", "settings.json", "trajectory.gif"]
 

@@ -142,9 +142,9 @@ study(OmegaConf.create(json.loads(sys.argv[2])))
 print(len(steps))
 """
 TYPED = """
-from lit_diffusion.study.__main__ import main
+from lit_diffusion.common.cli import command
 sys.argv[1:] = sys.argv[2:]
-main()
+command("study")
 """
 
 
@@ -174,11 +174,13 @@ def test_interrupted_in_the_middle_of_a_training(tmp_path):
     again = run_script("dying.py", "0", *command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "small, seeds 0" in again.stdout
-    assert (tmp_path / "outputs" / "study" / "small" / "study.md").is_file()
+    finished = tmp_path / "outputs" / "study" / "small"
+    assert (finished / "study.md").is_file()
+    assert "2 of 3: guided, seed 0: fid " in (finished / "study.log").read_text()
 
 
 @pytest.mark.parametrize("status, stop", [(1, KeyboardInterrupt), (143, SystemExit)])
-def test_sigterm_keeps_its_status(studied, monkeypatch, capsys, status, stop):
+def test_sigterm_keeps_its_status(studied, monkeypatch, caplog, status, stop):
     """Lightning ends a training that was interrupted with the other."""
 
     def end(cfg):
@@ -188,7 +190,7 @@ def test_sigterm_keeps_its_status(studied, monkeypatch, capsys, status, stop):
     with pytest.raises(stop) as stopped:
         studied(seeds=[0])
     assert getattr(stopped.value, "code", 1) == status
-    assert "goes on" in capsys.readouterr().err
+    assert "goes on" in caplog.text
 
 
 def test_two_studies_in_one_folder(studied, tmp_path):

@@ -1,60 +1,79 @@
-"""What every command line of the project shares. Imports nothing heavy, so that --help is quick."""
+"""The command lines of the project. Imports nothing heavy, so that --help is quick."""
 
 import os
+import runpy
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.log import log
 
 PACKAGE = Path(__file__).parents[1]
 # A wheel carries conf/ inside the package; in a checkout it stands at the top.
 CONFIG_DIR = str(next(p for p in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if p.is_dir()))
 
+# Each has a folder here and a file in conf/; its run.py has main(cfg), what the command line does.
+VERBS = ("train", "sample", "evaluate", "edit", "study", "figures", "export", "features")
+SHORTCUTS = {"figures": "figure", "edit": "edit", "study": "study"}  # VERB NAME is short for VERB GROUP=NAME
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes a function of a config a command line.
+
+def main() -> None:
+    """Run ``lit-diffusion VERB ...``, which is the same as ``python -m lit_diffusion.VERB ...``."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in VERBS:
+        del sys.argv[1]
+        runpy.run_module(f"lit_diffusion.{verb}", run_name="__main__", alter_sys=True)
+    elif verb in ("-h", "--help"):
+        print(usage())
+    else:
+        sys.exit(f"error: there is no command {verb}: choose one of {', '.join(VERBS)}")
+
+
+def usage() -> str:
+    """Return the list of verbs, each with the first line of its help."""
+    headers = {verb: OmegaConf.load(Path(CONFIG_DIR, f"{verb}.yaml")).hydra.help.header for verb in VERBS}
+    verbs = "\n".join(f"  {verb:10s}{header.splitlines()[0]}" for verb, header in headers.items())
+    return f"usage: lit-diffusion VERB [GROUP=CHOICE] [KEY=VALUE] ...\n\n{verbs}\n\nlit-diffusion VERB --help"
+
+
+def command(verb: str) -> None:
+    """Run the command line of a verb: compose its config from ``sys.argv``, and do what it says.
 
     A user's mistake is printed as one sentence, and the exit status is 1; in a multirun the other jobs
     still run. HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
+    if verb in SHORTCUTS and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
+        sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
+    mistakes = []
 
-    def decorate(work: Callable[[DictConfig], None]) -> Callable[[], None]:
-        mistakes = []
+    @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
+    def job(cfg: DictConfig) -> float | None:
+        try:
+            return import_module(f"lit_diffusion.{verb}.run").main(cfg)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:
+            sentence = explain(error)
+            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            mistakes.append(sentence)
+            log.error(f"error: {sentence}")
 
-        @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)
-        @wraps(work)
-        def job(cfg: DictConfig) -> None:
-            try:
-                work(cfg)
-            except KeyboardInterrupt:
-                sys.exit(130)
-            except Exception as error:
-                sentence = explain(error)
-                if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                    raise
-                mistakes.append(sentence)
-                print(f"error: {sentence}", file=sys.stderr)
-
-        def main() -> None:
-            job()
-            sys.exit(1 if mistakes else 0)
-
-        return main
-
-    return decorate
+    job()
+    sys.exit(1 if mistakes else 0)
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The config that a command line of these overrides means."""
+    """Return the config that a command line of these overrides means."""
     try:
         if GlobalHydra.instance().is_initialized():  # by the command that runs now
             return compose(config_name, [*overrides])
@@ -66,7 +85,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def explain(error: Exception) -> str | None:
-    """What the user can mend, or None if the fault is not the user's."""
+    """Return the sentence for an error that the user can fix, None for a fault of the program."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ConfigError):
         return str(error.__cause__)
     if isinstance(error, ConfigError):

@@ -8,6 +8,8 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_diffusion.common.log import log
+
 METRICS = "csv/metrics.csv"  # in a run's folder
 
 
@@ -31,12 +33,14 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
         logger = WandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
         define_metrics(logger)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
-        print(f"W&B can't be reached ({str(error).splitlines()[0]})")
+        log.info(f"W&B can't be reached ({str(error).splitlines()[0]})")
         mode = "offline"
         logger = WandbLogger(mode=mode, **settings)
         define_metrics(logger)
     if mode == "offline":
-        print(f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}")
+        log.info(
+            f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}"
+        )
     return logger
 
 

@@ -10,9 +10,16 @@ from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_chosen, check_installed, check_whole_number
 from lit_diffusion.common.images import grid, load_png, make_folder, save_png
+from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import validation_images
 from lit_diffusion.edit.context import Studio
 from lit_diffusion.loading import Loaded, load
+
+
+def main(cfg: DictConfig) -> None:
+    """Edit, and log the files written."""
+    for path in edit(cfg):
+        log.info(path)
 
 
 def edit(cfg: DictConfig) -> list[Path]:

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_diffusion.common.errors import check_whole_number
 from lit_diffusion.common.images import to_uint8
+from lit_diffusion.common.log import log
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.evaluate.evaluator import build_judge
 from lit_diffusion.guidance import guide, unconditional
@@ -79,6 +80,6 @@ class Evaluation(AfterEpochs):
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         found = {**scores, **floor, "images_seen": seen * trainer.datamodule.batch_size}
         said = (f"{key} {score:.4g} ({floor[f'floor_{key}']:.4g})" for key, score in scores.items())
-        print(f"scores (floor): {', '.join(said)}", flush=True)
+        log.info(f"scores (floor): {', '.join(said)}")
         for logger in trainer.loggers:
             logger.log_metrics({f"eval/{k}": number for k, number in found.items()}, trainer.global_step)

@@ -16,9 +16,11 @@ from torch import Tensor
 from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.common.files import whole
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log, log_table
 from lit_diffusion.evaluate.cost import cost
 from lit_diffusion.evaluate.evaluator import Judge, build_judge
 from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
+from lit_diffusion.evaluate.report import table
 from lit_diffusion.guidance import Guided, unconditional
 from lit_diffusion.loading import Loaded, choose_device, load
 from lit_diffusion.sample.partial import Finished
@@ -35,6 +37,13 @@ from lit_diffusion.sample.run import (
 RESULT = "evaluation.json"
 
 Samples = tuple[Tensor, Tensor | None]
+
+
+def main(cfg: DictConfig) -> None:
+    """Evaluate, and log the scores as a table."""
+    result, path = evaluate(cfg)
+    log_table(table(result))
+    log.info(path)
 
 
 def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:

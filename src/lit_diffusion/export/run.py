@@ -13,6 +13,7 @@ from lit_diffusion import checkpoint
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import whole
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, write_weights
 from lit_diffusion.denoiser import Denoiser
 
@@ -21,6 +22,12 @@ NEEDS = {  # what each format is written with
     "onnx": ["onnx", "onnxscript"],
     "diffusers": ["diffusers"],
 }
+
+
+def main(cfg: DictConfig) -> None:
+    """Export, and log the files written."""
+    for path in export(cfg):
+        log.info(path)
 
 
 def export(cfg: DictConfig) -> list[Path]:

@@ -10,9 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
 from lit_diffusion.features.classifier import Classifier, accuracy, fit
 from lit_diffusion.loading import choose_device
+
+
+def main(cfg: DictConfig) -> None:
+    """Train the classifier, and log its accuracy and its file."""
+    path, accuracy, sha256 = train_features(cfg)
+    log.info(f"{accuracy:.2%} of the test images, sha256 {sha256}")
+    log.info(path)
 
 
 def train_features(cfg: DictConfig) -> tuple[Path, float, str]:

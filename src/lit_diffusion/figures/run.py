@@ -7,6 +7,13 @@ from omegaconf import DictConfig
 
 from lit_diffusion.common.errors import check_chosen, check_installed, check_whole_number
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log
+
+
+def main(cfg: DictConfig) -> None:
+    """Draw the figure, and log the file and what it shows."""
+    for line in draw(cfg):
+        log.info(line)
 
 
 def draw(cfg: DictConfig) -> tuple[Path, str]:

@@ -1,17 +1,6 @@
-"""Sampling: a checkpoint in, images out."""
-
-from omegaconf import DictConfig
+"""The command line of ``python -m lit_diffusion.sample``: see conf/sample.yaml."""
 
 from lit_diffusion.common.cli import command
 
-
-@command("sample")
-def main(cfg: DictConfig) -> None:
-    from lit_diffusion.sample.run import sample
-
-    for path in sample(cfg):
-        print(path)
-
-
 if __name__ == "__main__":
-    main()
+    command("sample")

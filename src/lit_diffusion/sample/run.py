@@ -1,6 +1,5 @@
 """What the sampling command does."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.common.files import whole
 from lit_diffusion.common.images import grid, make_folder, save_gif, save_png, to_float, to_uint8
+from lit_diffusion.common.log import log
 from lit_diffusion.guidance import check_guidance
 from lit_diffusion.loading import UNGUIDED, Loaded, guidance_asked, load
 from lit_diffusion.sample.partial import Finished
@@ -20,6 +20,12 @@ from lit_diffusion.samplers.base import Visit
 from lit_diffusion.samplers.generate import generate
 
 FILM = "trajectory.gif"
+
+
+def main(cfg: DictConfig) -> None:
+    """Sample, and log the files written."""
+    for path in sample(cfg):
+        log.info(path)
 
 
 def sample(cfg: DictConfig) -> list[Path]:
@@ -61,7 +67,7 @@ def make(cfg: DictConfig, loaded: Loaded, y: Tensor | None, finished: Finished) 
         make_batches(cfg, loaded, y, finished)
     except KeyboardInterrupt:
         done = f"stopped with {len(finished)} of {cfg.n} images"
-        print(f"{done}; the same command with out={cfg.out} goes on", file=sys.stderr)
+        log.warning(f"{done}; the same command with out={cfg.out} goes on")
         raise
 
 

@@ -1,7 +1,6 @@
 """What the study command does."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,10 @@ from lit_diffusion import checkpoint
 from lit_diffusion.common.errors import ConfigError, check_chosen, check_whole_number
 from lit_diffusion.common.files import whole
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log, log_table, logged_to
 from lit_diffusion.evaluate.report import ROWS
 from lit_diffusion.evaluate.run import RESULT, evaluate
-from lit_diffusion.study.comparison import STUDY, compare, markdown
+from lit_diffusion.study.comparison import STUDY, compare, markdown, table
 from lit_diffusion.study.runs import Cell, cell, check_alike
 from lit_diffusion.train.run import TERMINATED, train
 
@@ -32,6 +32,13 @@ PARTS = {  # of a study
 }
 
 SAME = ("n", "reference", "features", "check", "judge")  # in results that are to be compared
+
+
+def main(cfg: DictConfig) -> None:
+    """Run the study, and log its table."""
+    result, path = study(cfg)
+    log_table(table(result))
+    log.info(path)
 
 
 def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
@@ -52,12 +59,12 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     cells = [cell(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     check_alike(cells)
     results = []
-    with locked(out):
+    with locked(out), logged_to(out / "study.log"):
         for done, each in enumerate(cells, start=1):
             try:
                 results.append(finished(each))
             except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
-                print(f"stopped; the same command with out={out} goes on", file=sys.stderr)
+                log.warning(f"stopped; the same command with out={out} goes on")
                 if getattr(stop, "code", None) == TERMINATED:
                     raise
                 raise KeyboardInterrupt from None
@@ -185,4 +192,4 @@ def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[st
 
 def say(what: str, result: dict[str, Any], scores: Sequence[str]) -> None:
     numbers = [f"{score} {result['scores'][score]:.4g}" for score in scores if score in result["scores"]]
-    print(f"{what}: {', '.join(numbers)}", flush=True)
+    log.info(f"{what}: {', '.join(numbers)}")

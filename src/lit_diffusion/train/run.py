@@ -21,15 +21,22 @@ from omegaconf import DictConfig, OmegaConf
 from lit_diffusion import checkpoint
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.log import log
 from lit_diffusion.common.loggers import WandbId
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.module import LitDiffusion
 
-say = rank_zero_only(print)
+say = rank_zero_only(log.info)
 
 TERMINATED = 143  # a shell's exit status for SIGTERM
+
+
+def main(cfg: DictConfig) -> float | None:
+    """Train; return the metric that Hydra's sweepers optimise."""
+    metrics, _ = train(cfg)
+    return metrics.get(cfg.optimized_metric)
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:

@@ -7,6 +7,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from lit_diffusion.common.log import log
+
 
 class Perf(L.Callback):
     """Logs images per second, learning rate and gradient norm, every ``log_every_n_steps``.
@@ -83,7 +85,7 @@ class PlainProgress(ProgressBar):
         losses = "".join(f"  {name} {value:.4f}" for name, value in losses.items())
         of_steps = f"/{steps}  {left / 60:.1f} min left" if steps != float("inf") else ""
         epoch = trainer.fit_loop.epoch_progress.current.ready
-        print(f"epoch {epoch}  step {step}{of_steps}{losses}", flush=True)
+        log.info(f"epoch {epoch}  step {step}{of_steps}{losses}")
 
 
 def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:
