@@ -1,8 +1,8 @@
 """Two denoisers made one: visual anagrams, hybrid images, blends of conditions.
 
-Both are given with their conditions, as ``Labelled(denoiser, y)``; the combination has none of its own.
-Each combination is linear and leaves x_t as it is, so its x and eps still meet in x_t, and every
-sampler, schedule and network works with it. Three lines make anagrams of 6 and 9:
+Each of the two has its condition, ``Labelled(denoiser, y)``; the combination takes none. It is linear in
+the two estimates of the same x_t, so its x and eps still meet in x_t, and every sampler, schedule and
+network works with it. Three lines make anagrams of 6 and 9:
 
     six, nine = (Labelled(guided, torch.tensor([label])) for label in (6, 9))
     both = Anagram(six, nine, "rotate_180")
@@ -12,19 +12,20 @@ sampler, schedule and network works with it. Three lines make anagrams of 6 and 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.denoiser import Combinator
+from lit_diffusion.common.tensors import per_image
+from lit_diffusion.denoiser import Combinator, Denoiser
 from lit_diffusion.predictions import Estimate
 
 
 class View(NamedTuple):
-    """A way to look at images (..., H, W), and the way back."""
+    """A transformation of images (..., H, W), and its inverse."""
 
-    look: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
 
 
 VIEWS = {
@@ -38,7 +39,7 @@ VIEWS = {
 class Anagram(Combinator):
     """One image that is one thing upright and another under a view (Geng et al. 2024, Visual Anagrams).
 
-    The mean of two estimates: of x_t, and of x_t as the view shows it, looked back at.
+    The estimate is the mean of two: that of x_t, and that of the transformed x_t, transformed back.
 
     Args:
         upright, turned: denoisers with their conditions.
@@ -48,16 +49,16 @@ class Anagram(Combinator):
         ConfigError: for another view.
     """
 
-    def __init__(self, upright: nn.Module, turned: nn.Module, view: str):
+    def __init__(self, upright: Denoiser, turned: Denoiser, view: str):
         super().__init__(upright)
         if view not in VIEWS:
             raise ConfigError(f"edit.view is {view!r}: choose one of {', '.join(VIEWS)}")
         self.turned = turned
         self.view = VIEWS[view]
 
-    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
-        upright, turned = self.denoiser(x_t, t), self.turned(self.view.look(x_t), t)
-        return upright.combined(turned, lambda u, v: (u + self.view.back(v)) / 2)
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        upright, turned = self.denoiser(x_t, t), self.turned(self.view.forward(x_t), t)
+        return upright.combined(turned, lambda u, v: (u + self.view.inverse(v)) / 2)
 
 
 class Hybrid(Combinator):
@@ -71,12 +72,12 @@ class Hybrid(Combinator):
         sigma: standard deviation of the blur, in pixels.
     """
 
-    def __init__(self, low: nn.Module, high: nn.Module, kernel_size: int, sigma: float):
+    def __init__(self, low: Denoiser, high: Denoiser, kernel_size: int, sigma: float):
         super().__init__(low)
         self.high = high
         self.blur = lambda x: gaussian_blur(x, [kernel_size, kernel_size], [sigma, sigma])
 
-    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         low, high = self.denoiser(x_t, t), self.high(x_t, t)
         return low.combined(high, lambda a, b: b + self.blur(a - b))
 
@@ -89,11 +90,11 @@ class Blend(Combinator):
         weight: of the second, (B,) in [0, 1], one for each image.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module, weight: Tensor):
+    def __init__(self, first: Denoiser, second: Denoiser, weight: Tensor):
         super().__init__(first)
         self.second = second
         self.weight = weight
 
-    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
-        weight = self.weight.to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        weight = per_image(self.weight.to(x_t), x_t)
         return self.denoiser(x_t, t).combined(self.second(x_t, t), lambda a, b: a + weight * (b - a))

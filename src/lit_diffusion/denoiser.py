@@ -1,15 +1,64 @@
-"""Denoiser: network, schedule and prediction together, (x_t, t, y) -> Estimate(x, eps)."""
+"""Denoisers: (x_t, t, y) -> Estimate(x, eps), the abstract one, the one around a network, and wrappers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.tensors import per_image
 from lit_diffusion.predictions import Estimate, Prediction
 from lit_diffusion.schedules import Schedule
 
+Condition = int | str | None  # a label, a prompt, or none
 
-class Denoiser(nn.Module):
-    """The best guess of image and noise, whatever the network was trained to put out.
+
+class Denoiser(nn.Module, ABC):
+    """The best guess of the image and the noise in x_t.
+
+    Args:
+        schedule: alpha and sigma of the path.
+        num_classes: labels that it knows; 0 for none.
+        conditional: whether it takes a condition, labels or prompts.
+        learns_variance: whether its estimates have a ``var_weight``.
+    """
+
+    __call__: Callable[..., Estimate]
+
+    def __init__(self, schedule: Schedule, num_classes: int, conditional: bool, learns_variance: bool):
+        super().__init__()
+        self.schedule = schedule
+        self.num_classes = num_classes
+        self.conditional = conditional
+        self.learns_variance = learns_variance
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        """Estimate both ends of the path through x_t.
+
+        Args:
+            x_t: noisy images, (B, C, H, W).
+            t: their times in [0, 1], (B,).
+            y: labels (B,) int64, the null label being num_classes, or a text model's embeddings (B, L, D);
+                None for no condition.
+        """
+
+    @abstractmethod
+    def encode(self, condition: Condition) -> Tensor | None:
+        """Return y of one condition, (1, ...); None for a model that takes no condition.
+
+        Raises:
+            ConfigError: the model doesn't know the condition.
+        """
+
+    @abstractmethod
+    def null(self, y: Tensor) -> Tensor:
+        """Return conditions shaped like y that mean no condition."""
+
+
+class NetworkDenoiser(Denoiser):
+    """A network, with what it is told of the time and what its output means.
 
     Args:
         network: ``network(x_t, time_input, y) -> tensor like x_t``; its ``num_classes`` is 0 for a
@@ -18,70 +67,44 @@ class Denoiser(nn.Module):
         prediction: what the network's output means.
 
     Raises:
-        ConfigError: the schedule reaches a time at which this prediction says nothing.
+        ConfigError: the schedule reaches a time at which this prediction divides by 0.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
-        super().__init__()
+        super().__init__(schedule, network.num_classes, network.num_classes > 0, learns_variance=False)
         self.network = network
-        self.schedule = schedule
         self.prediction = prediction
         self._check()
 
-    @property
-    def num_classes(self) -> int:
-        return self.network.num_classes
-
-    @property
-    def conditional(self) -> bool:
-        """Whether there is anything to ask for."""
-        return self.num_classes > 0
-
-    @property
-    def learns_variance(self) -> bool:
-        """Whether its estimates have a spread."""
-        return False
-
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
-        """Estimate the two ends of the path through x_t.
-
-        Args:
-            x_t: noisy images, (B, C, H, W).
-            t: their times in [0, 1], (B,).
-            y: labels (B,) int64, the null label being num_classes, or a text model's embeddings (B, L, D);
-                None for no condition.
-        """
         t = self.schedule.inside(t)
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
-        output, *spread = self.output(x_t, t, y).split(x_t.shape[1], dim=1)  # some learn the variance too
+        output, *var_weight = self.output(x_t, t, y).split(x_t.shape[1], dim=1)  # some learn the variance too
         x, eps, _ = self.prediction.estimate(output, x_t, alpha, sigma)
-        return Estimate(x, eps, *spread)
+        return Estimate(x, eps, *var_weight)
 
     def output(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's own output, the quantity that training compares with its target.
+        """Return the network's own output, which training compares with the prediction's target.
 
         Whatever precision the network runs in, the path's arithmetic stays in that of x_t.
         """
         precision = next(self.network.parameters(), x_t).dtype
         return self.network(x_t.to(precision), self.schedule.time_input(t).to(x_t), y).to(x_t)
 
-    def null(self, y: Tensor) -> Tensor:
-        """Labels shaped like y that say nothing."""
-        return torch.full_like(y, self.num_classes)
-
-    def encode(self, asked: int | None) -> Tensor | None:
-        """The condition for what is asked, (1,): a label, or None for none; None from a model without labels.
-
-        Raises:
-            ConfigError: the model doesn't know the label.
-        """
-        label = isinstance(asked, int) and not isinstance(asked, bool) and 0 <= asked < self.num_classes
-        if asked is not None and not label:
+    def encode(self, condition: Condition) -> Tensor | None:
+        """Return the label as (1,) int64, the null label for None; None from a network without labels."""
+        label = isinstance(condition, int) and not isinstance(condition, bool)
+        if condition is not None and not (label and 0 <= condition < self.num_classes):
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
-            raise ConfigError(f"{asked!r} is asked for, but this model knows {known}: choose null for none")
+            raise ConfigError(
+                f"{condition!r} is asked for, but this model knows {known}: choose null for none"
+            )
         if self.num_classes == 0:
             return None
-        return torch.tensor([self.num_classes if asked is None else asked])
+        return torch.tensor([self.num_classes if condition is None else condition])
+
+    def null(self, y: Tensor) -> Tensor:
+        return torch.full_like(y, self.num_classes)
 
     def _check(self) -> None:
         t = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
@@ -91,49 +114,37 @@ class Denoiser(nn.Module):
             raise ConfigError(
                 f"prediction {type(self.prediction).__name__} can't work with schedule "
                 f"{type(self.schedule).__name__}, which reaches alpha {alpha[1]:g}: to read the image out of "
-                "it would divide by 0; choose prediction=x"
+                "it would divide by 0; choose prediction=v or prediction=x"
             )
 
 
-class Combinator(nn.Module):
-    """A Denoiser made of another: same schedule, same labels, another estimate."""
+class Combinator(Denoiser):
+    """A denoiser made of another: the same schedule and conditions, another estimate.
 
-    def __init__(self, denoiser: nn.Module):
-        super().__init__()
+    Args:
+        denoiser: the one whose schedule and conditions it has.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__(
+            denoiser.schedule, denoiser.num_classes, denoiser.conditional, denoiser.learns_variance
+        )
         self.denoiser = denoiser
 
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    @property
-    def num_classes(self) -> int:
-        return self.denoiser.num_classes
-
-    @property
-    def conditional(self) -> bool:
-        return self.denoiser.conditional
-
-    @property
-    def learns_variance(self) -> bool:
-        return self.denoiser.learns_variance
+    def encode(self, condition: Condition) -> Tensor | None:
+        return self.denoiser.encode(condition)
 
     def null(self, y: Tensor) -> Tensor:
         return self.denoiser.null(y)
 
-    def encode(self, asked: int | str | None) -> Tensor | None:
-        return self.denoiser.encode(asked)
-
-    def through(self, x: Tensor, x_t: Tensor, t: Tensor, spread: Tensor | None = None) -> Estimate:
-        """The estimate with this x: its eps is the one that leads from x to x_t."""
+    def from_x(self, x: Tensor, x_t: Tensor, t: Tensor, var_weight: Tensor | None = None) -> Estimate:
+        """Return the estimate with this x: its eps is the one that leads from x to x_t."""
         alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
-        return Estimate(x, (x_t - alpha * x) / sigma, spread)
+        return Estimate(x, (x_t - alpha * x) / sigma, var_weight)
 
 
 class Labelled(Combinator):
-    """A denoiser with its labels given once, (x_t, t) -> Estimate: what a sampler's step sees.
-
-    Whoever calls it has no say in the labels any more.
+    """A denoiser whose condition is fixed, (x_t, t) -> Estimate: what a sampler's step sees.
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
@@ -141,11 +152,12 @@ class Labelled(Combinator):
             for no condition.
     """
 
-    def __init__(self, denoiser: nn.Module, y: Tensor | None):
+    def __init__(self, denoiser: Denoiser, y: Tensor | None):
         super().__init__(denoiser)
         self.y = y
 
-    def forward(self, x_t: Tensor, t: Tensor, y: None = None) -> Estimate:
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        """Estimate under the fixed condition; y is not used."""
         y = self.y if self.y is None else self.y.to(x_t.device).expand(len(x_t), *self.y.shape[1:])
         return self.denoiser(x_t, t, y)
 
@@ -153,34 +165,34 @@ class Labelled(Combinator):
 class Clipped(Combinator):
     """Keeps the estimate of x inside [-1, 1], with eps derived again so that both still meet in x_t.
 
-    Ho et al. 2020 sample so. It matters most where alpha is tiny: there a small error in eps is a
+    Ho et al. 2020 sample with it. It matters most where alpha is tiny: there a small error in eps is a
     huge one in x.
     """
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
-        x, _, spread = self.denoiser(x_t, t, y)
-        return self.through(x.clamp(-1, 1), x_t, t, spread)
+        x, _, var_weight = self.denoiser(x_t, t, y)
+        return self.from_x(x.clamp(-1, 1), x_t, t, var_weight)
 
 
 class Thresholded(Combinator):
-    """Clipping for guidance of large scale (Saharia et al. 2022, Imagen, section 2.3, dynamic thresholding).
+    """Clips adaptively, for guidance of large scale: dynamic thresholding (Saharia et al. 2022, section 2.3).
 
-    Where a share of an image's pixels would be cut off, the image is cut off higher and scaled back
-    into [-1, 1].
+    Where more than a share of an image's pixels would be cut off, the image is cut off at a higher value
+    and scaled back into [-1, 1].
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
         quantile: share of the pixels that need not be cut off, in (0, 1).
-        most: the highest that an image is cut off, 1 or more.
+        most: the highest value at which an image is cut off, 1 or more.
     """
 
-    def __init__(self, denoiser: nn.Module, quantile: float, most: float):
+    def __init__(self, denoiser: Denoiser, quantile: float, most: float):
         super().__init__(denoiser)
         self.quantile = quantile
         self.most = most
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
-        x, _, spread = self.denoiser(x_t, t, y)
+        x, _, var_weight = self.denoiser(x_t, t, y)
         limit = x.abs().flatten(1).quantile(self.quantile, dim=1).clamp(1, self.most)
-        limit = limit.reshape(-1, *[1] * (x.ndim - 1))
-        return self.through(x.clamp(-limit, limit) / limit, x_t, t, spread)
+        limit = per_image(limit, x)
+        return self.from_x(x.clamp(-limit, limit) / limit, x_t, t, var_weight)

@@ -1,13 +1,63 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_number, is_number
-from lit_diffusion.denoiser import Combinator
+from lit_diffusion.common.tensors import per_image
+from lit_diffusion.denoiser import Combinator, Denoiser
 from lit_diffusion.predictions import Estimate
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far to guide, and when; the default is not at all.
+
+    Attributes:
+        scale: how far to go from the unconditional estimate towards, and past, the conditional one; 0 is the
+            unconditional one, 1 the conditional one.
+        interval: (low, high): at times t outside, the scale is 1 (Kynkaanniemi et al. 2024).
+        rescale: 0 to 1: how far to take the contrast of each estimate of x, its standard deviation about
+            its mean, back to that of the conditional one, which a scale above 1 exceeds (Lin et al. 2024,
+            section 3.4, who rescale the network's output about zero).
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    scale: float = 1.0
+    interval: Sequence[float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not is_number(self.scale):
+            raise ConfigError(f"guidance.scale is {self.scale}: choose a number, 1 for no guidance")
+        check_number("guidance.rescale", self.rescale, least=0, most=1)
+        object.__setattr__(self, "interval", _interval(self.interval))
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the condition has no effect at any time."""
+        return self.scale == 0 and self.interval == (0, 1)
+
+    def applied(self, denoiser: Denoiser) -> Denoiser:
+        """Return the denoiser, guided; itself where this is the default."""
+        return denoiser if self == Guidance() else Guided(denoiser, **asdict(self))
+
+
+def _interval(value: Any) -> tuple[float, float]:
+    """Return (low, high); ConfigError unless value is two such times."""
+    try:
+        low, high = value
+        if 0 <= low <= high <= 1:
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"guidance.interval is {value}: choose two times t, 0 <= low <= high <= 1")
 
 
 class Guided(Combinator):
@@ -18,83 +68,48 @@ class Guided(Combinator):
     (1 + w) eps_cond - w eps_uncond.
 
     Args:
-        denoiser: one whose network knows labels.
-        scale: how far to go from the unconditional estimate towards, and past, the conditional.
-        interval: (low, high): at times t outside, the scale is 1, at one evaluation
-            (Kynkaanniemi et al. 2024).
-        rescale: 0 to 1: how far to take the contrast of each estimate of x, its standard deviation
-            about its mean, back to that of the conditional one, which a scale above 1 exceeds (Lin et
-            al. 2024, section 3.4, who rescale the network's output about zero).
+        denoiser: one that takes a condition.
+        scale, interval, rescale: as in ``Guidance``.
 
     Raises:
-        ConfigError: the network was trained without labels, or a value outside its range.
+        ConfigError: the denoiser takes no condition, or a value is outside its range.
     """
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Denoiser,
         scale: float,
         interval: Sequence[float] = (0.0, 1.0),
         rescale: float = 0.0,
     ):
         super().__init__(denoiser)
-        check_guidance(scale, interval, rescale)
+        self.guidance = Guidance(scale, interval, rescale)
         if not denoiser.conditional:
             raise ConfigError(
-                f"guidance is {scale:g}, its interval {interval} and its rescale {rescale}, but this model "
-                "was trained without labels: leave guidance out, or train one with model.num_classes=10"
+                f"guidance is {asdict(self.guidance)}, but this model was trained without labels: leave "
+                "guidance out, or train one with model.num_classes=10"
             )
-        self.scale = scale
-        self.low, self.high = as_interval(interval)
-        self.rescale = rescale
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Estimate:
-        inside = (t >= self.low) & (t <= self.high)
-        if self.scale == 1 or not inside.any():
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        if y is None:
+            raise ValueError("guidance needs conditions y, but they are None")
+        scale, (low, high) = self.guidance.scale, self.guidance.interval
+        inside = (t >= low) & (t <= high)
+        if scale == 1 or not inside.any():
             return self.denoiser(x_t, t, y)
-        if self.scale == 0 and inside.all():
+        if scale == 0 and inside.all():
             return self.denoiser(x_t, t, self.null(y))
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, self.null(y)]))
         cond, uncond = both.halves()
-        scale = (1 + (self.scale - 1) * inside.to(x_t)).reshape(-1, *[1] * (x_t.ndim - 1))
-        guided = cond.combined(uncond, lambda c, u: u + scale * (c - u))
-        return self._rescaled(guided, cond, x_t, t) if self.rescale and self.scale > 1 else guided
+        scales = per_image(1 + (scale - 1) * inside.to(x_t), x_t)
+        guided = cond.combined(uncond, lambda c, u: u + scales * (c - u))
+        return self._rescaled(guided, cond, x_t, t) if self.guidance.rescale and scale > 1 else guided
 
     def _rescaled(self, guided: Estimate, cond: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
-        """The guided x at a contrast nearer to the conditional one's, and the eps that goes with it."""
+        """Return the guided estimate with the contrast of x nearer to the conditional one's."""
         dims = tuple(range(1, x_t.ndim))
         mean, std = guided.x.mean(dims, keepdim=True), guided.x.std(dims, keepdim=True)
         ratio = cond.x.std(dims, keepdim=True) / std.clamp(min=1e-6)
-        x = mean + (guided.x - mean) * (self.rescale * ratio + 1 - self.rescale)
-        return self.through(x, x_t, t, guided.spread)
-
-
-def guide(denoiser: nn.Module, scale: float, interval: Sequence[float], rescale: float) -> nn.Module:
-    """The denoiser, guided if any of this asks for it."""
-    if scale == 1 and as_interval(interval) == (0, 1) and rescale == 0:
-        return denoiser
-    return Guided(denoiser, scale, interval, rescale)
-
-
-def unconditional(scale: float, interval: Sequence[float]) -> bool:
-    """Whether the condition says nothing anywhere."""
-    return scale == 0 and as_interval(interval) == (0, 1)
-
-
-def check_guidance(scale: object, interval: object, rescale: object) -> None:
-    """ConfigError for a value that guides no model."""
-    if not is_number(scale):
-        raise ConfigError(f"guidance is {scale}: choose a number, 1 for none")
-    check_number("guidance_rescale", rescale, least=0, most=1)
-    as_interval(interval)
-
-
-def as_interval(value: object) -> tuple[float, float]:
-    """(low, high), or ConfigError unless value is two such times."""
-    try:
-        low, high = value
-        if 0 <= low <= high <= 1:
-            return low, high
-    except (TypeError, ValueError):
-        pass
-    raise ConfigError(f"guidance_interval is {value}: choose two times t, 0 <= low <= high <= 1")
+        rescale = self.guidance.rescale
+        x = mean + (guided.x - mean) * (rescale * ratio + 1 - rescale)
+        return self.from_x(x, x_t, t, guided.var_weight)

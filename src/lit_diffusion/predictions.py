@@ -11,65 +11,68 @@ from torch import Tensor
 
 
 class Estimate(NamedTuple):
-    """A guess of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly.
+    """An estimate of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly.
 
-    ``spread`` comes from networks that learn the variance of an ancestral step: its log lies between
-    those of the small variance, at -1, and the large one, at 1 (Nichol and Dhariwal 2021, equation 15).
+    Attributes:
+        x, eps: the image and the noise, (B, C, H, W).
+        var_weight: of networks that learn the variance of an ancestral step, else None: the log variance lies
+            between that of the small variance, at -1, and that of the large one, at 1 (Nichol and Dhariwal
+            2021, equation 15).
     """
 
     x: Tensor
     eps: Tensor
-    spread: Tensor | None = None
+    var_weight: Tensor | None = None
 
     def combined(self, other: "Estimate", combine: Callable[[Tensor, Tensor], Tensor]) -> "Estimate":
-        """Two estimates made one, by a function linear in them; the spread is this one's."""
-        return Estimate(combine(self.x, other.x), combine(self.eps, other.eps), self.spread)
+        """Combine two estimates by a function linear in them; the var_weight is this one's."""
+        return Estimate(combine(self.x, other.x), combine(self.eps, other.eps), self.var_weight)
 
     def halves(self) -> tuple["Estimate", "Estimate"]:
-        """The estimates of the first and of the second half of a batch."""
+        """Return the estimates of the first and of the second half of a batch."""
         first, second = zip(*(end.chunk(2) for end in self if end is not None), strict=True)
         return Estimate(*first), Estimate(*second)
 
 
 class Prediction(ABC):
-    """A linear reading of the network's output."""
+    """What the network's output means, a linear function of x and eps."""
 
     @abstractmethod
     def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should have put out, given the true image and noise."""
+        """Return what the network should put out, given the true image and noise."""
 
     @abstractmethod
     def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
-        """The image and the noise that an output stands for."""
+        """Return the image and the noise that an output stands for."""
 
     @abstractmethod
-    def slope(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """d output / d x at fixed x_t: an error of 1 in x is an error of this size in the output."""
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return d output / d x at fixed x_t: an error of 1 in x is an error of this size in the output."""
 
 
 class Eps(Prediction):
     """The output is the noise (Ho et al. 2020, equation 14)."""
 
-    def target(self, x, eps, alpha, sigma):
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return eps
 
-    def estimate(self, output, x_t, alpha, sigma):
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         return Estimate((x_t - sigma * output) / alpha, output)
 
-    def slope(self, alpha, sigma):
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return -alpha / sigma
 
 
 class X(Prediction):
     """The output is the clean image."""
 
-    def target(self, x, eps, alpha, sigma):
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return x
 
-    def estimate(self, output, x_t, alpha, sigma):
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         return Estimate(output, (x_t - alpha * output) / sigma)
 
-    def slope(self, alpha, sigma):
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha.new_ones(())
 
 
@@ -80,14 +83,14 @@ class V(Prediction):
     that v means the same on the others.
     """
 
-    def target(self, x, eps, alpha, sigma):
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * eps - sigma * x
 
-    def estimate(self, output, x_t, alpha, sigma):
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         norm = alpha**2 + sigma**2
         return Estimate((alpha * x_t - sigma * output) / norm, (sigma * x_t + alpha * output) / norm)
 
-    def slope(self, alpha, sigma):
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return -(alpha**2 + sigma**2) / sigma
 
 
@@ -99,12 +102,12 @@ class Velocity(Prediction):
     which never vanishes, takes the place of 1 in the inverse.
     """
 
-    def target(self, x, eps, alpha, sigma):
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return eps - x
 
-    def estimate(self, output, x_t, alpha, sigma):
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         norm = alpha + sigma
         return Estimate((x_t - sigma * output) / norm, (x_t + alpha * output) / norm)
 
-    def slope(self, alpha, sigma):
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return -(alpha + sigma) / sigma

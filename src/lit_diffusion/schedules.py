@@ -11,77 +11,79 @@ import torch
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.tensors import per_image
 
 
 class Schedule(ABC):
-    """The path of one noise process.
+    """The Gaussian path of one noise process: alpha(t), sigma(t), and how t is used.
 
     Attributes:
         t_min, t_max: the network is evaluated inside [t_min, t_max] only. Where alpha or sigma
             vanishes, dividing by it is avoided by these two limits and nowhere else.
+        has_path: whether there are noise levels between the image and t_max.
     """
 
     t_min: float
     t_max: float
+    has_path = True
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Weight of the image at times t in [0, 1]; shape, dtype and device of t."""
+        """Return the weight of the image at times t in [0, 1], of the shape, dtype and device of t."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise at times t in [0, 1]; sigma(0) = 0."""
+        """Return the standard deviation of the noise at times t in [0, 1]; sigma(0) = 0."""
 
     @abstractmethod
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The times at which the log signal-to-noise ratio is so, or nearest to it."""
+        """Return the times whose log signal-to-noise ratio is this, or nearest to it."""
 
     @abstractmethod
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n,) times as training draws them, on the generator's device."""
+        """Draw (n,) times for training, on the generator's device."""
 
     @abstractmethod
     def time_input(self, t: Tensor) -> Tensor:
-        """What the network is told about times t."""
+        """Return what the network is told about times t."""
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), the log signal-to-noise ratio; infinite where sigma or alpha is 0."""
+        """Return log(alpha^2 / sigma^2), the log signal-to-noise ratio, infinite where one of them is 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def inside(self, t: Tensor) -> Tensor:
-        """The times nearest to t at which neither alpha nor sigma vanishes."""
+        """Return the times nearest to t at which neither alpha nor sigma vanishes."""
         return t.clamp(self.t_min, self.t_max)
 
-    def times(self, steps: int) -> Tensor:
-        """(steps + 1,) evenly spaced times, float64, from t_max to 0."""
-        return self.visited(torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64))
+    def even_times(self, steps: int) -> Tensor:
+        """Return (steps + 1,) evenly spaced times, float64, from t_max to 0."""
+        return torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64)
 
-    def visited(self, times: Tensor) -> Tensor:
-        """Decreasing times as this schedule can visit them.
+    def snap(self, times: Tensor) -> Tensor:
+        """Return the times nearest to these decreasing ones that a sampler can visit on this schedule.
 
         Raises:
-            ConfigError: for more steps than it has.
+            ConfigError: there are more steps than the schedule has.
         """
         return times
 
     def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha x + sigma eps for images and noise (B, C, H, W) and times (B,) or a scalar."""
+        """Return x_t = alpha x + sigma eps for images and noise (B, C, H, W) and times (B,) or a scalar."""
         alpha, sigma = self.alpha_sigma(t, x)
         return alpha * x + sigma * eps
 
     def pure_noise(self, eps: Tensor) -> Tensor:
-        """Where sampling starts, at t_max, of standard normal noise like images."""
+        """Return where sampling starts, at t_max, from standard normal noise like images."""
         return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).to(eps) * eps
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b) of the path's own way from s up to t: x_t = a x_s + sqrt(b) z with fresh noise z."""
+        """Return (a, b) of the path from s up to t: x_t = a x_s + sqrt(b) z with fresh noise z."""
         a = self.alpha(t) / self.alpha(s)
         return a, self.sigma(t) ** 2 - a**2 * self.sigma(s) ** 2
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha(t) and sigma(t) of times t (B,), shaped and typed to multiply images (B, C, H, W)."""
-        shape = (-1, *[1] * (like.ndim - 1))
-        return self.alpha(t).to(like).reshape(shape), self.sigma(t).to(like).reshape(shape)
+        """Return alpha(t) and sigma(t) of times t (B,), shaped and typed to multiply images (B, C, H, W)."""
+        return per_image(self.alpha(t).to(like), like), per_image(self.sigma(t).to(like), like)
 
 
 class DiscreteSchedule(Schedule):
@@ -116,11 +118,11 @@ class DiscreteSchedule(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self._look_up("sigma", t)
 
-    def visited(self, times: Tensor) -> Tensor:
-        """The entries of the table nearest to the times, no two the same.
+    def snap(self, times: Tensor) -> Tensor:
+        """Return the entries of the table nearest to the times, no two the same.
 
         Raises:
-            ConfigError: for more steps than the table has.
+            ConfigError: there are more steps than the table has.
         """
         steps = len(times) - 1
         if steps > self.steps:
@@ -250,12 +252,13 @@ class SingleStep(Straight):
     """One noise level, x_t = alpha_end x + sigma_end eps: t = 1, the only one that training meets."""
 
     t_max = 1.0
+    has_path = False
 
-    def visited(self, times: Tensor) -> Tensor:
-        """1 and 0: from pure noise in one step.
+    def snap(self, times: Tensor) -> Tensor:
+        """Return 1 and 0: from pure noise in one step.
 
         Raises:
-            ConfigError: for more steps, or if t = 1 isn't pure noise.
+            ConfigError: there are more steps, or t = 1 isn't pure noise.
         """
         if self.alpha_end > 0:
             raise ConfigError(
@@ -274,7 +277,7 @@ class SingleStep(Straight):
 
 
 def check_steps(steps: int) -> int:
-    """steps itself, or ConfigError if a chain can't have so few."""
+    """Return steps; ConfigError unless it is at least 1."""
     if steps < 1:
         raise ConfigError(f"schedule.steps is {steps}, but a chain has at least 1 step")
     return steps

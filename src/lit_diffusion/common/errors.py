@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake its reader can mend, and the commonest of its checks."""
+"""ConfigError, raised for mistakes that the user can fix, and common checks that raise it."""
 
 import importlib.util
 import math
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 
 class ConfigError(ValueError):
-    """A value the user chose can't work.
+    """A value that the user chose can't work.
 
-    The message is one sentence or two: the value, the reason, the fix. The command line prints it
-    alone, without a traceback.
+    The message is one or two sentences with the value, the reason and the fix. The command line prints
+    it alone, without a traceback.
     """
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:
-    """ConfigError unless the value is a whole number in its range."""
+    """Raise ConfigError unless the value is a whole number in its range."""
     if (
         isinstance(value, int)
         and not isinstance(value, bool)
@@ -27,29 +27,30 @@ def check_whole_number(name: str, value: object, least: int, most: int | None = 
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:
-    """ConfigError unless the value is a finite number in its range."""
+    """Raise ConfigError unless the value is a finite number in its range."""
     if not is_number(value) or not least <= value <= most:
         raise ConfigError(f"{name} is {value}: choose a number from {least:g} to {most:g}")
 
 
 def is_number(value: object) -> bool:
+    """Return whether the value is a finite int or float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_switch(name: str, value: object) -> None:
-    """ConfigError unless the value is true or false."""
+    """Raise ConfigError unless the value is true or false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {value}: choose true or false")
 
 
 def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
-    """ConfigError, "what package", unless all the packages, which the extra brings, are installed."""
+    """Raise ConfigError unless the packages are installed, which the extra brings; ``what`` needs them."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{what} {package}: pip install 'lit_diffusion[{extra}]'")
 
 
 def check_chosen(cfg: Mapping[str, object], group: str) -> None:
-    """ConfigError unless one of the group's choices was made."""
+    """Raise ConfigError unless one of the group's choices was made."""
     if cfg.get(group) is None:
         raise ConfigError(f"{group} is missing: choose {group}=NAME, one of those that --help lists")

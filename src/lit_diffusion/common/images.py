@@ -1,6 +1,5 @@
-"""Grids and films of images."""
+"""Images: between uint8 and [-1, 1], from picture files, as grids and films."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,32 +13,23 @@ from torchvision.utils import make_grid
 from lit_diffusion.common.errors import ConfigError
 
 
-def make_folder(path: str | Path, name: str = "out") -> Path:
-    """The folder, made if need be; ConfigError, by the name of its key, if it can't be written to."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{name} is {path}, which can't be made ({error.strerror}): choose another folder"
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{name} is {path}, which can't be written to: choose another folder")
-    return folder
-
-
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8 in 0..255; what lies outside is cut off."""
+    """Return images in [-1, 1] as uint8 in 0..255; values outside are clipped."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images uint8 in 0..255 as floats in [-1, 1]."""
+    """Return images uint8 in 0..255 as floats in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "white") -> Tensor:
-    """A picture file as an image (1, C, H, W) in [-1, 1]: its middle, scaled, on a ground of one colour.
+    """Load the middle of a picture file, scaled, as an image (1, C, H, W) in [-1, 1].
+
+    Args:
+        path: of the file.
+        shape: of the image, (C, H, W).
+        transparent: colour of transparent pixels.
 
     Raises:
         ConfigError: there is no such file, or it is no picture.
@@ -58,7 +48,7 @@ def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "
 
 
 def grid(x: Tensor, columns: int) -> Image.Image:
-    """Images (N, C, H, W) in [-1, 1], in rows of so many columns."""
+    """Return images (N, C, H, W) in [-1, 1] as one picture, in rows of so many columns."""
     return to_pil_image(make_grid(to_uint8(x).cpu(), nrow=columns, padding=2, pad_value=64))
 
 
@@ -70,7 +60,7 @@ def save_png(image: Image.Image, path: Path) -> Path:
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> Path:
-    """Write an endless film that rests on its last frame for a second and a half."""
+    """Write an endless GIF that rests on its last frame for a second and a half."""
     durations = [milliseconds] * (len(frames) - 1) + [1500]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return path

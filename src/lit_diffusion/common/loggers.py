@@ -2,8 +2,8 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
-import lightning as L
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,8 +13,8 @@ from lit_diffusion.common.log import log
 METRICS = "csv/metrics.csv"  # in a run's folder
 
 
-def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings) -> WandbLogger:
-    """A W&B logger that never asks and never stops a run.
+def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings: Any) -> WandbLogger:
+    """Return a W&B logger that never prompts and never stops a run.
 
     It goes offline, and says so, where there is no API key, no network, or WANDB_MODE says so.
 
@@ -45,7 +45,7 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
 
 
 def csv_logger(save_dir: str) -> CSVLogger:
-    """Metrics in ``save_dir``/csv/metrics.csv; those of an earlier run in the same folder are kept beside."""
+    """Return a logger that writes ``save_dir``/csv/metrics.csv, and renames that of an earlier run."""
     path = Path(save_dir, METRICS)
     if rank_zero_only.rank == 0 and path.is_file():
         path.rename(path.with_name(f"metrics_{len(earlier_metrics(path))}.csv"))
@@ -53,26 +53,13 @@ def csv_logger(save_dir: str) -> CSVLogger:
 
 
 def earlier_metrics(path: Path) -> list[Path]:
-    """Those that stand beside this metrics.csv, oldest first."""
+    """Return the files of earlier runs beside this metrics.csv, oldest first."""
     return sorted(path.parent.glob("metrics_*.csv"), key=lambda p: int(p.stem.rpartition("_")[2]))
 
 
 def define_metrics(logger: WandbLogger) -> None:
-    """Start the run; set the x-axis of every metric and what a run's summary shows of it."""
+    """Start the run; set the x-axis of every metric, and which of its values the run's summary shows."""
     summaries = {"train": "last", "train_t": "last", "val": "min", "val_t": "min", "perf": "mean"}
     for group, summary in summaries.items():
         logger.experiment.define_metric(f"{group}/*", step_metric="trainer/global_step", summary=summary)
     logger.experiment.define_metric("samples/*", step_metric="trainer/global_step")
-
-
-class WandbId(L.Callback):
-    """Keeps the W&B run's id in the checkpoint, so that a resumed run goes on in the same W&B run."""
-
-    state_key = "wandb"
-
-    def state_dict(self) -> dict:
-        return {"id": self.run_id}
-
-    def setup(self, trainer, pl_module, stage: str) -> None:
-        ids = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        self.run_id = ids[0] if ids else None

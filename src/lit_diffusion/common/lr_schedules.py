@@ -9,7 +9,7 @@ from lit_diffusion.common.errors import ConfigError
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LambdaLR:
-    """From 0 up to the optimizer's rate in a straight line, then down to 0 along half a cosine.
+    """Raise the rate linearly from 0 to the optimizer's, then lower it to 0 along half a cosine.
 
     Args:
         optimizer: whose rate to set.
@@ -29,7 +29,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) 
 
 
 def exponential_decay(optimizer: Optimizer, total_steps: int, final: float = 0.1) -> LambdaLR:
-    """Down to ``final`` times the optimizer's rate, by the same factor, final^(1/total_steps), each step.
+    """Lower the rate to ``final`` times the optimizer's, by the factor final^(1/total_steps) each step.
 
     Args:
         optimizer: whose rate to set.

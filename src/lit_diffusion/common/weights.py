@@ -1,4 +1,4 @@
-"""Weights in a .safetensors file, which needs no trust to be read, with what made them beside them."""
+"""Read and write .safetensors files: weights, with JSON metadata, and no pickle."""
 
 import json
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.files import whole
+from lit_diffusion.common.files import atomic_write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 KEY = "lit_diffusion"  # of the file's metadata
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], dtype: str) -> None:
-    """Write the weights, in one of ``DTYPES``, with ``about`` as JSON in the file's metadata.
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any], dtype: str) -> None:
+    """Write the weights, in one of ``DTYPES``, with ``metadata`` as JSON in the file's header.
 
     Raises:
         ConfigError: a weight is too large for the dtype.
@@ -29,24 +29,24 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str,
         raise ConfigError(
             "dtype is float16, in which a weight of this network isn't finite: use dtype=bfloat16"
         )
-    with whole(path) as file:
-        file.write(save(weights, {KEY: json.dumps(about)}))  # of two keys, the order would be left to chance
+    with atomic_write(path) as file:
+        file.write(save(weights, {KEY: json.dumps(metadata)}))  # one key: the order of two would vary
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights, in float32, and what stands beside them.
+    """Return the weights, in float32, and the metadata.
 
     Raises:
         RuntimeError: the file is truncated, or wasn't written by ``write_weights``.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()[KEY])
-        return {name: in_dtype(weight) for name, weight in load_file(path).items()}, about
+            metadata = json.loads(file.metadata()[KEY])
+        return {name: in_dtype(weight) for name, weight in load_file(path).items()}, metadata
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RuntimeError(f"{path}: {error}") from error
 
 
 def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight in another precision; whole numbers, such as a batch norm's count, as they are."""
+    """Return the weight in another precision; integers, such as a batch norm's count, as they are."""
     return weight.to(dtype) if weight.is_floating_point() else weight

@@ -1,6 +1,7 @@
-"""Images in memory, a batch at a time."""
+"""Images in memory, served a batch at a time."""
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -14,7 +15,7 @@ from lit_diffusion.data.order import BatchOrder
 
 
 class Source(Protocol):
-    """Where images come from."""
+    """A data set that can be fetched and loaded."""
 
     def prepare(self) -> None:
         """Fetch what is missing; called once per machine."""
@@ -106,7 +107,9 @@ class ImageDataModule(L.LightningDataModule):
         order = self._order(test_set, self.eval_batch_size, False, False)
         return DataLoader(test_set, sampler=order, batch_size=None)
 
-    def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         return to_float(images), labels
 
@@ -120,24 +123,30 @@ class ImageDataModule(L.LightningDataModule):
             )
         return images, labels
 
-    def _order(self, dataset: TensorDataset, *sizes, **position) -> BatchOrder:
+    def _order(self, dataset: TensorDataset, *sizes: int | bool, **position: Any) -> BatchOrder:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return BatchOrder(len(dataset), *sizes, self.seed, rank, world_size, **position)
 
     def _position(self) -> tuple[int, int]:
-        """(epoch, batches of it done), from the number of optimizer steps taken, which resuming restores."""
+        """Return (epoch, batches of it done), from the number of optimizer steps, which resuming restores."""
         if self.trainer is None:
             return 0, 0
         accumulate = self.trainer.accumulate_grad_batches
-        epoch, steps = divmod(self.trainer.global_step, -(-self.trainer.num_training_batches // accumulate))
+        epoch, steps = divmod(
+            self.trainer.global_step, math.ceil(self.trainer.num_training_batches / accumulate)
+        )
         return epoch, steps * accumulate
 
 
 def validation_images(data: ImageDataModule, n: int) -> Tensor:
-    """The first n validation images, (n, C, H, W) in [-1, 1]."""
+    """Return the first n validation images, (n, C, H, W) in [-1, 1].
+
+    Raises:
+        ConfigError: there are fewer, or n isn't positive.
+    """
     data.prepare_data()
     data.setup("fit")
     images = data.val_set.tensors[0]
     if not 1 <= n <= len(images):
-        raise ConfigError(f"this figure wants {n} images, but there are {len(images)} validation images")
+        raise ConfigError(f"{n} validation images are asked for, but there are {len(images)}")
     return to_float(images[:n])

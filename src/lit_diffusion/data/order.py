@@ -1,5 +1,6 @@
 """The order of batches, a pure function of (seed, epoch)."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -46,7 +47,7 @@ class BatchOrder(Sampler[Tensor]):
         self.global_batch = batch_size * world_size
 
     def __len__(self) -> int:
-        return self.n // self.global_batch if self.drop_last else -(-self.n // self.global_batch)
+        return self.n // self.global_batch if self.drop_last else math.ceil(self.n / self.global_batch)
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, done = self.position()

@@ -17,7 +17,7 @@ MASKS = {  # of each pixel's place, from 0 to 1 down and to the right
 
 
 def find_mask(mask: str, size: tuple[int, int], seed: int) -> Tensor:
-    """(1, 1, H, W), True where the image is painted anew: by name, or from a PNG.
+    """Return a mask (1, 1, H, W), True where the image is painted anew: by name, or from a PNG.
 
     Args:
         mask: one of ``MASKS``, "random", or a path.
@@ -25,7 +25,7 @@ def find_mask(mask: str, size: tuple[int, int], seed: int) -> Tensor:
         seed: of a random mask.
 
     Raises:
-        ConfigError: for another name, or a picture that is black all over.
+        ConfigError: there is no such mask, or the picture is black all over.
     """
     height, width = size
     if mask == "random":

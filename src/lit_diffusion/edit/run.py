@@ -1,4 +1,4 @@
-"""What the editing command does."""
+"""Editing: a checkpoint and the name of an edit in, a labelled figure out."""
 
 from functools import partial
 from pathlib import Path
@@ -9,10 +9,11 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_chosen, check_installed, check_whole_number
-from lit_diffusion.common.images import grid, load_png, make_folder, save_png
+from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.images import grid, load_png, save_png
 from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import validation_images
-from lit_diffusion.edit.context import Studio
+from lit_diffusion.edit.context import EditContext
 from lit_diffusion.loading import Loaded, load
 
 
@@ -35,25 +36,25 @@ def edit(cfg: DictConfig) -> list[Path]:
     check_installed("edits need", ["matplotlib"], extra="figures")
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     check_whole_number("dpi", cfg.dpi, 10, 1000)
-    if cfg.get("model") is not None and cfg.model.get("upscaler") is not None:
+    if cfg.get("pretrained") is not None and cfg.pretrained.get("upscaler") is not None:
         raise ConfigError(
-            "edits work on a cascade's first model: choose model=deepfloyd, without the upscaler"
+            "edits work on a cascade's first model: choose pretrained=deepfloyd, without the upscaler"
         )
     loaded = load(cfg)
     folder = make_folder(cfg.out)
-    studio = Studio(
+    context = EditContext(
         loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
     )
-    work = instantiate(cfg.edit, _partial_=True, _convert_="all")
+    apply = instantiate(cfg.edit, _partial_=True, _convert_="all")
     with torch.no_grad():
-        figure, images = work(studio)
+        figure, images = apply(context)
     path = folder / f"{cfg.edit._target_.rpartition('.')[2]}.png"
     figure.savefig(path, dpi=cfg.dpi)
     return [path, save_png(grid(images, min(len(images), 10)), folder / "result.png")]
 
 
 def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
-    """The images to edit, (B, C, H, W): the picture in ``cfg.input``, or validation images by number."""
+    """Return the images to edit, (B, C, H, W): the picture in ``cfg.input``, or validation images."""
     if cfg.input is not None:
         x = load_png(cfg.input, loaded.shape)
         return -x if cfg.invert else x
@@ -61,10 +62,10 @@ def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
         raise ConfigError("invert is true, but only a picture of your own is inverted: give input=PATH")
     if loaded.config is None:
         raise ConfigError("input is missing: give input=PATH, a picture to edit")
-    numbers = list(cfg.image) if isinstance(cfg.image, ListConfig) else [cfg.image]
+    indices = list(cfg.image) if isinstance(cfg.image, ListConfig) else [cfg.image]
     data = instantiate(loaded.config.data, _convert_="all")
-    if not numbers:
+    if not indices:
         raise ConfigError("image is an empty list: choose at least one number")
-    for number in numbers:
-        check_whole_number("image", number, 0, data.val_size - 1)
-    return validation_images(data, max(numbers) + 1)[numbers]
+    for index in indices:
+        check_whole_number("image", index, 0, data.val_size - 1)
+    return validation_images(data, max(indices) + 1)[indices]

@@ -9,23 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_diffusion.evaluate.result import Cost
 
-def cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[], Any]) -> dict[str, Any]:
-    """Network evaluations per image, images per second and memory of sampling n images.
+
+def measure_cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[], Any]) -> Cost:
+    """Count the network evaluations, and measure the time and memory, of sampling n images.
 
     Args:
         denoiser: what ``sample`` evaluates, unguided: a guided step is then two evaluations.
         device: where it is.
         n: images that ``sample()`` makes.
         sample: makes them.
-
-    Returns:
-        nfe, images_per_second, batch_size, device; and peak_memory_mib with peak_memory_of: on a GPU "batch",
-        on a CPU "process", all that it has done so far.
     """
     evaluated = 0
 
-    def count(module, args, output) -> None:
+    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         nonlocal evaluated
         evaluated += len(args[0])
 
@@ -40,17 +38,17 @@ def cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[],
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - begin
     hook.remove()
-    return {
-        "nfe": evaluated / n,
-        "images_per_second": n / seconds,
-        "batch_size": n,
-        "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
-        "peak_memory_of": "batch" if cuda else "process",
-        "peak_memory_mib": (torch.cuda.max_memory_allocated(device) if cuda else resident()) / 2**20,
-    }
+    return Cost(
+        nfe=evaluated / n,
+        images_per_second=n / seconds,
+        batch_size=n,
+        device=torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        peak_memory_of="batch" if cuda else "process",
+        peak_memory_mib=(torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes()) / 2**20,
+    )
 
 
-def resident() -> int:
-    """The most bytes that this process has held."""
+def peak_resident_bytes() -> int:
+    """Return the most bytes that this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,43 +1,46 @@
 """Distances between two sets of features, and between images and their nearest neighbours."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from lit_diffusion.common import rng
 
-ROWS = 1000  # of a matrix of distances, in memory at a time
-SUBSETS, MOST = 100, 1000  # of KID, and in each
+CHUNK = 1000  # rows of a matrix of distances in memory at a time
+SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, the size at most
 
 
 def fid(real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance between Gaussians fitted to features (N, F) and (M, F) (Heusel et al. 2017).
+    """Return the Fréchet distance of Gaussians fitted to features (N, F) and (M, F) (Heusel et al. 2017).
 
     It falls with N and M, so that numbers of other n can't be compared.
     """
     metric = FrechetInceptionDistance(Given(real.shape[1])).set_dtype(torch.float64)
-    return compare(metric, real, fake).item()
+    return computed(metric, real, fake).item()
 
 
 def kid(real: Tensor, fake: Tensor, seed: int) -> tuple[float, float]:
-    """Squared maximum mean discrepancy of features, cubic kernel (Binkowski et al. 2018); 0 for the same.
+    """Return the kernel distance of features and its standard deviation (Binkowski et al. 2018).
 
-    The mean over 100 pairs of subsets of 1,000, or of as many as there are, and their standard deviation.
+    The squared maximum mean discrepancy with a cubic kernel, 0 for the same distribution: the mean over 100
+    pairs of subsets of 1,000, or of as many as there are, and their standard deviation.
     """
-    size = min(len(real), len(fake), MOST)
+    size = min(len(real), len(fake), SUBSET_SIZE)
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")  # about memory, of which it needs little here
         torch.manual_seed(rng.key_to_seed(seed, "kid"))
         metric = KernelInceptionDistance(Given(real.shape[1]), subsets=SUBSETS, subset_size=size)
-        mean, std = compare(metric, real, fake)
+        mean, std = computed(metric, real, fake)
         return mean.item(), std.item()
 
 
 class Given(nn.Module):
-    """A feature network for torchmetrics that is given features already."""
+    """A feature network for torchmetrics whose inputs are features already."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -47,14 +50,15 @@ class Given(nn.Module):
         return features
 
 
-def compare(metric, real: Tensor, fake: Tensor):
+def computed(metric: Metric, real: Tensor, fake: Tensor) -> Any:
+    """Return what a torchmetrics metric computes of features."""
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
     return metric.compute()
 
 
 def manifolds(real: Tensor, fake: Tensor, k: int) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
+    """Return precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Around each image a ball reaches to its k-th nearest neighbour of the same set. Precision: the share
     of fakes inside any real ball. Recall: the share of reals inside any fake ball. Density: how many real
@@ -68,7 +72,7 @@ def manifolds(real: Tensor, fake: Tensor, k: int) -> dict[str, float]:
     real_radii, fake_radii = radii(real, k), radii(fake, k)
     inside = torch.zeros(len(fake))  # real balls that each fake is in
     recalled, covered = [], []
-    for part, radius in zip(real.split(ROWS), real_radii.split(ROWS), strict=True):
+    for part, radius in zip(real.split(CHUNK), real_radii.split(CHUNK), strict=True):
         distance = torch.cdist(part, fake)
         inside += (distance < radius[:, None]).sum(0)
         recalled.append((distance < fake_radii).any(1))
@@ -82,23 +86,24 @@ def manifolds(real: Tensor, fake: Tensor, k: int) -> dict[str, float]:
 
 
 def radii(features: Tensor, k: int) -> Tensor:
-    """Each one's distance to its k-th nearest neighbour, (N,)."""
+    """Return each feature's distance to its k-th nearest neighbour, (N,)."""
     # the nearest of all is the image itself
-    return torch.cat([torch.cdist(p, features).kthvalue(k + 1, dim=1).values for p in features.split(ROWS)])
+    return torch.cat([torch.cdist(p, features).kthvalue(k + 1, dim=1).values for p in features.split(CHUNK)])
 
 
 def nearest(images: Tensor, others: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Each image's root mean square distance to the nearest of the others, (N,), of pixels in [0, 1].
+    """Return each image's root mean square distance to the nearest other, (N,), of pixels in [0, 1].
 
     Args:
         images, others: uint8 (N, C, H, W) and (M, C, H, W).
         device: where to compute.
     """
     pixels = others.to(device).flatten(1).float() / 255
-    parts = (part.to(device).flatten(1).float() / 255 for part in images.split(ROWS // 4))
+    parts = (part.to(device).flatten(1).float() / 255 for part in images.split(CHUNK // 4))
     distances = [torch.cdist(part, pixels).amin(1).cpu() for part in parts]
     return torch.cat(distances) / pixels.shape[1] ** 0.5
 
 
 def share(where: Tensor) -> float:
+    """Return the share of True."""
     return float(where.double().mean())

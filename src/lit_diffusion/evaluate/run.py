@@ -1,7 +1,6 @@
-"""What the evaluation command does."""
+"""Evaluation: a checkpoint in, scores with their floor out."""
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,43 +12,56 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
-from lit_diffusion.common.files import whole
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log, log_table
-from lit_diffusion.evaluate.cost import cost
-from lit_diffusion.evaluate.evaluator import Judge, build_judge
+from lit_diffusion.evaluate.cost import measure_cost
+from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
 from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
-from lit_diffusion.evaluate.report import table
-from lit_diffusion.guidance import Guided, unconditional
-from lit_diffusion.loading import Loaded, choose_device, load
-from lit_diffusion.sample.partial import Finished
+from lit_diffusion.evaluate.report import scores_table
+from lit_diffusion.evaluate.result import RESULT, Bits, Result
+from lit_diffusion.loading import Loaded, load
+from lit_diffusion.sample.conditions import conditions, labels_of_images
+from lit_diffusion.sample.partial import partial_samples
 from lit_diffusion.sample.run import (
-    check_values,
-    conditions,
-    labels_of,
-    make,
-    make_batch,
-    what_decides,
-    write,
+    PARTIAL,
+    check_sampling,
+    sample_missing,
+    sampling_settings,
+    write_samples,
 )
 
-RESULT = "evaluation.json"
 
-Samples = tuple[Tensor, Tensor | None]
+class EvaluatorCache:
+    """Keeps the last evaluator, with its features and floors, for evaluations with the same settings."""
+
+    def __init__(self) -> None:
+        self._settings: tuple[str, dict[str, Any]] | None = None
+
+    def get(self, source: str, **options: Any) -> Evaluator:
+        """Return the evaluator of a source, a config as JSON, with options of ``build_evaluator``."""
+        if self._settings != (source, options):
+            self._evaluator = build_evaluator(instantiate(json.loads(source)), **options)
+            self._settings = source, options
+        return self._evaluator
 
 
 def main(cfg: DictConfig) -> None:
     """Evaluate, and log the scores as a table."""
     result, path = evaluate(cfg)
-    log_table(table(result))
+    log_table(scores_table(result))
     log.info(path)
 
 
-def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+def evaluate(cfg: DictConfig, evaluators: EvaluatorCache | None = None) -> tuple[Result, Path]:
     """Sample as the config says, or take the images in ``cfg.samples``, and score them.
 
     A sampling that was stopped goes on when the same ``out`` is given.
+
+    Args:
+        cfg: the config.
+        evaluators: of earlier evaluations, to be used again.
 
     Returns:
         The result, as evaluation.json in ``cfg.out`` holds it, and that file.
@@ -57,146 +69,155 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Raises:
         ConfigError: a checkpoint, a data set, a feature network or a number that can't work.
     """
-    check(cfg)
-    out = make_folder(cfg.out)
-    if cfg.samples is not None:
-        if cfg.ckpt is not None or cfg.get("model") is not None:
-            raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
-        images, labels = read_samples(cfg.samples)
-        judge = judge_for(cfg, None)
-        return keep(cfg, score(judge, images, labels, {"made_by": str(cfg.samples)}))
+    evaluators = evaluators or EvaluatorCache()
+    check_evaluation(cfg)
+    make_folder(cfg.out)
+    result = evaluate_model(cfg, evaluators) if cfg.samples is None else evaluate_file(cfg, evaluators)
+    path = Path(cfg.out) / RESULT
+    result.write(path)
+    log_scores(cfg, result)
+    return result, path
+
+
+def evaluate_file(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
+    """Score the images in ``cfg.samples``."""
+    images, labels = read_samples(cfg.samples)
+    evaluator = build_configured(cfg, None, evaluators)
+    return scored(evaluator, images, labels, made_by=str(cfg.samples), sampling=None)
+
+
+def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
+    """Sample from the config's model, and score the samples; write them to ``cfg.out``."""
     loaded = load(cfg)
-    judge = judge_for(cfg, loaded.config)
-    judge.check_images(cfg.n, loaded.shape)
-    y = asked(cfg, loaded, judge)
+    evaluator = build_configured(cfg, loaded.config, evaluators)
+    evaluator.check_images(cfg.n, loaded.shape)
+    y = evaluated_conditions(cfg, loaded, evaluator)
     if cfg.bits_n:
-        check_bits(cfg, loaded, judge)
-    with Finished(out / "finished", {**what_decides(cfg, loaded), "data": judge.name}) as finished:
-        make(cfg, loaded, y, finished)
-        images = finished.images()[: cfg.n]
+        check_bits(cfg, loaded, evaluator)
+    settings = {**sampling_settings(cfg, loaded), "data": evaluator.name}
+    with partial_samples(Path(cfg.out) / PARTIAL, settings) as samples:
+        sample_missing(cfg, loaded, y, samples)
         batch = range(min(cfg.batch_size, cfg.n))
-        measured = cost(
-            unguided(loaded), loaded.device, len(batch), lambda: make_batch(loaded, batch, cfg.seed, y)
+        cost = measure_cost(
+            loaded.unguided, loaded.device, len(batch), lambda: loaded.sample(batch, cfg.seed, y)
         )
-        scale, interval = loaded.guidance["guidance"], loaded.guidance["guidance_interval"]
-        labels = None if unconditional(scale, interval) else labels_of(cfg, y)
-        made_with = {"made_by": made_by(cfg), **finished.settings}
-        if not loaded.denoiser.num_classes:
-            made_with["y"] = None
-        result = score(judge, images, labels, made_with)
-        result["cost"] = measured
+        labels = None if loaded.guidance.unconditional else labels_of_images(cfg, y)
+        sampling = {**samples.settings, **({} if loaded.denoiser.num_classes else {"y": None})}
+        parts: dict[str, Any] = {"made_by": model_name(cfg), "sampling": sampling, "cost": cost}
+        bits = {}
         if cfg.bits_n:
-            result["scores"]["bits_per_dim"], result["bits"] = bits(cfg, loaded, judge)
-        write(cfg, finished, y)
-        kept = keep(cfg, result)
-        finished.remove()
-    return kept
+            bits["bits_per_dim"], parts["bits"] = mean_bits(cfg, loaded, evaluator)
+        result = scored(evaluator, samples.images()[: cfg.n], labels, bits, **parts)
+        write_samples(cfg, samples, y)
+        samples.remove()
+    return result
 
 
-def made_by(cfg: DictConfig) -> str:
-    """The model, as it was asked for."""
-    if cfg.get("model") is not None:
-        return cfg.model.path
+def scored(
+    evaluator: Evaluator,
+    images: Tensor,
+    labels: Tensor | None,
+    more: dict[str, float] | None = None,
+    **parts: Any,
+) -> Result:
+    """Return the result for images uint8 (N, C, H, W).
+
+    Args:
+        evaluator: what scores them.
+        images: the images.
+        labels: what they were asked to be, (N,), or None.
+        more: scores besides the evaluator's.
+        **parts: of the ``Result``.
+    """
+    return Result(
+        n=len(images),
+        scores={**evaluator.scores(images, labels), **(more or {})},
+        floor=evaluator.floor(len(images), labels is not None),
+        floor_n=min(len(images), len(evaluator.test[0])),
+        classes=evaluator.histogram(images),
+        reference=evaluator.reference,
+        evaluator=evaluator.settings,
+        features=evaluator.features.info,
+        second=evaluator.second and evaluator.second.info,
+        **parts,
+    )
+
+
+def model_name(cfg: DictConfig) -> str:
+    """Return the model's name, as the config has it."""
+    if cfg.get("pretrained") is not None:
+        return cfg.pretrained.path
     return cfg.ckpt or "the model that ships"
 
 
-def check(cfg: DictConfig) -> None:
-    """ConfigError for a number or a switch that can't work, whatever the model and the data."""
-    check_values(cfg)
-    for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "judge_seed": 0}.items():
+def check_evaluation(cfg: DictConfig) -> None:
+    """Raise ConfigError for a value that can't work, whatever the model and the data."""
+    check_sampling(cfg)
+    for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "evaluator_seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     check_switch("memorisation", cfg.memorisation)
     if cfg.samples is None:
         check_whole_number("n", cfg.n, least=cfg.k + 1)
+    elif cfg.ckpt is not None or cfg.get("pretrained") is not None:
+        raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
 
 
-def score(judge: Judge, images: Tensor, labels: Tensor | None, made_with: dict[str, Any]) -> dict[str, Any]:
-    """The scores, and all that must stand beside them."""
-    return {
-        "n": len(images),
-        "scores": judge.scores(images, labels),
-        "floor": judge.floor(len(images), labels is not None),
-        "floor_n": min(len(images), len(judge.test[0])),
-        "classes": judge.histogram(images),
-        "made_with": made_with,
-        "reference": {"data": judge.name, "split": "train", "n": len(judge.train[0])},
-        "judge": {"k": judge.k, "cas_images": judge.cas_images, "seed": judge.seed},
-        "features": judge.features.described(),
-        "check": judge.check and judge.check.described(),
-    }
-
-
-def asked(cfg: DictConfig, loaded: Loaded, judge: Judge) -> Tensor | None:
-    """As ``conditions``, which doesn't know y=data: labels in the shares of the real images'."""
+def evaluated_conditions(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> Tensor | None:
+    """Return what ``conditions`` does, and for y=data labels in the shares of the real images'."""
     labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
     if labelled and cfg.y is not None:
-        check_own(loaded, judge, "y=null")
+        check_own_data(loaded, evaluator, "y=null")
     if labelled and cfg.y == "data":
-        return judge.labels(cfg.n)
+        return evaluator.labels(cfg.n)
     return conditions(without_data(cfg), loaded.denoiser)
 
 
 def without_data(cfg: DictConfig) -> DictConfig:
-    """With y=all for y=data, which only the real images give a meaning."""
+    """Return the config with y=all for y=data, which only the real images give a meaning."""
     return OmegaConf.merge(cfg, {"y": "all"}) if cfg.y == "data" else cfg
 
 
-def check_own(loaded: Loaded, judge: Judge, else_choose: str) -> None:
-    """ConfigError if the real images aren't of the data that the model's labels are of."""
+def check_own_data(loaded: Loaded, evaluator: Evaluator, alternative: str) -> None:
+    """Raise ConfigError if the real images aren't of the data that the model's labels are of."""
     own = loaded.config.data.source._target_.rpartition(".")[2]
-    if judge.name != own:
+    if evaluator.name != own:
         raise ConfigError(
-            f"the data are {judge.name}, but the model was trained on {own}, whose labels are others: choose "
-            f"its own data, or {else_choose}"
+            f"the data are {evaluator.name}, but the model was trained on {own}, whose labels are others: "
+            f"choose its own data, or {alternative}"
         )
 
 
-def check_bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> None:
-    """ConfigError if the model has no likelihood that we can compute, or there are too few images."""
-    check_whole_number("bits_n", cfg.bits_n, least=2, most=len(judge.test[0]))
+def check_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> None:
+    """Raise ConfigError if the model has no likelihood that we can compute, or there are too few images."""
+    check_whole_number("bits_n", cfg.bits_n, least=2, most=len(evaluator.test[0]))
     if loaded.denoiser.num_classes:
-        check_own(loaded, judge, "bits_n=0")
+        check_own_data(loaded, evaluator, "bits_n=0")
     elif loaded.denoiser.conditional:
         raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
     flow_times(loaded.denoiser, cfg.bits_steps)
 
 
-def bits(cfg: DictConfig, loaded: Loaded, judge: Judge) -> tuple[float, dict[str, Any]]:
-    """Mean bits per dimension of some test images, and what must stand beside it."""
-    images, labels = judge.some_test_images(cfg.bits_n)
+def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[float, Bits]:
+    """Return the mean bits per dimension of some test images, and what they were estimated from."""
+    images, labels = evaluator.some_test_images(cfg.bits_n)
     y = labels if loaded.denoiser.num_classes else None
-    found = bits_per_dim(unguided(loaded), images, y, judge.seed, cfg.bits_steps, loaded.device)
-    return float(found.mean()), {
-        "n": len(images),
-        "standard_error": float(found.std() / len(found) ** 0.5),
-        "steps": cfg.bits_steps,
-        "split": "test",
-        "labelled": y is not None,
-    }
+    bits = bits_per_dim(loaded.unguided, images, y, evaluator.seed, cfg.bits_steps, loaded.device)
+    standard_error = float(bits.std() / len(bits) ** 0.5)
+    return float(bits.mean()), Bits(len(images), standard_error, cfg.bits_steps, "test", y is not None)
 
 
-def unguided(loaded: Loaded) -> torch.nn.Module:
-    return loaded.denoiser.denoiser if isinstance(loaded.denoiser, Guided) else loaded.denoiser
-
-
-def judge_for(cfg: DictConfig, trained: DictConfig | None) -> Judge:
-    """The Judge of the config's data, or of those that a model was trained on."""
+def build_configured(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
+    """Return the evaluator of the config's data, or of those that a model was trained on."""
     data = cfg.get("data") or (trained and trained.data)
     if not data:
-        raise ConfigError("data is missing: choose the real images to compare with, data=mnist say")
+        raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
     source = json.dumps(OmegaConf.to_container(data.source, resolve=True))
-    options = {key: cfg[key] for key in ("features", "check", "k", "cas_images", "memorisation")}
-    return kept_judge(source, seed=cfg.judge_seed, device=choose_device(cfg.device), **options)
+    options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}
+    return evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
 
 
-@lru_cache(maxsize=1)
-def kept_judge(source: str, **options) -> Judge:
-    """Kept from one evaluation to the next, with the reference's features and the floor."""
-    return build_judge(instantiate(json.loads(source)), **options)
-
-
-def read_samples(path: str) -> Samples:
-    """images uint8 (N, C, H, W), and labels (N,) if there are any, of a .npz file.
+def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
+    """Return images uint8 (N, C, H, W), and labels (N,) if there are any, of a .npz file.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
@@ -218,17 +239,14 @@ def read_samples(path: str) -> Samples:
     return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels).long()
 
 
-def keep(cfg: DictConfig, result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-    """Write the result, and give its scores to the loggers."""
-    path = Path(cfg.out) / RESULT
-    with whole(path) as file:
-        file.write(json.dumps(result, indent=2).encode())
-    numbers = {**result["scores"], **{f"floor_{k}": v for k, v in result["floor"].items()}}
-    numbers |= {k: v for k, v in result.get("cost", {}).items() if not isinstance(v, str)}
+def log_scores(cfg: DictConfig, result: Result) -> None:
+    """Give the scores, their floor and the cost to the loggers."""
+    numbers = {**result.scores, **{f"floor_{name}": score for name, score in result.floor.items()}}
+    if result.cost:
+        numbers |= {k: v for k, v in vars(result.cost).items() if not isinstance(v, str)}
     for logger in cfg.logger.values():
         logger = instantiate(logger, _convert_="all")
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         logger.log_metrics({f"eval/{name}": value for name, value in numbers.items()})
         logger.finalize("success")
     wandb.finish()
-    return result, path

@@ -1,4 +1,4 @@
-"""What the export command does."""
+"""Export: a checkpoint in, a file for other programs out."""
 
 import json
 import logging
@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lit_diffusion import checkpoint
+from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError, check_installed
-from lit_diffusion.common.files import whole
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, write_weights
-from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.denoiser import NetworkDenoiser
 
-NEEDS = {  # what each format is written with
+PACKAGES = {  # what each format is written with
     "safetensors": [],
     "onnx": ["onnx", "onnxscript"],
     "diffusers": ["diffusers"],
@@ -39,31 +38,33 @@ def export(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: an unknown format, what the format needs, or a model that it can't express.
     """
-    if cfg.format not in NEEDS:
-        raise ConfigError(f"format is {cfg.format}: choose one of {', '.join(NEEDS)}")
+    if cfg.format not in PACKAGES:
+        raise ConfigError(f"format is {cfg.format}: choose one of {', '.join(PACKAGES)}")
     if cfg.dtype not in DTYPES:
         raise ConfigError(f"dtype is {cfg.dtype}: choose one of {', '.join(DTYPES)}")
     if cfg.dtype != "float32" and cfg.format != "safetensors":
         raise ConfigError(
             f"dtype is {cfg.dtype}, but format={cfg.format} is written in float32: leave dtype out"
         )
-    check_installed(f"format={cfg.format} needs", NEEDS[cfg.format], extra="export")
-    trained = checkpoint.read(cfg.ckpt)
-    denoiser = checkpoint.load_denoiser(trained)
+    check_installed(f"format={cfg.format} needs", PACKAGES[cfg.format], extra="export")
+    checkpoint = read_checkpoint(cfg.ckpt)
+    denoiser, hyper_parameters = load_denoiser(checkpoint), checkpoint["hyper_parameters"]
     out = make_folder(cfg.out)
     if cfg.format == "safetensors":
-        return [save_safetensors(denoiser, trained["hyper_parameters"], cfg.dtype, out)]
+        return [save_safetensors(denoiser, hyper_parameters, cfg.dtype, out)]
     if cfg.format == "onnx":
-        return [save_onnx(denoiser, trained["hyper_parameters"], out)]
+        return [save_onnx(denoiser, hyper_parameters, out)]
     from lit_diffusion.interop.diffusers_folder import save_folder
 
-    return save_folder(denoiser, trained["hyper_parameters"], out)
+    return save_folder(denoiser, hyper_parameters, out)
 
 
-def save_safetensors(denoiser: Denoiser, hyper_parameters: dict[str, Any], dtype: str, out: Path) -> Path:
-    """model.safetensors: the network's weights, with the hyper-parameters as JSON in its metadata.
+def save_safetensors(
+    denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], dtype: str, out: Path
+) -> Path:
+    """Write model.safetensors: the network's weights, with the hyper-parameters as JSON in its metadata.
 
-    ``checkpoint.read`` reads it back.
+    ``read_checkpoint`` reads it back.
 
     Raises:
         ConfigError: a weight is too large for the dtype.
@@ -73,11 +74,12 @@ def save_safetensors(denoiser: Denoiser, hyper_parameters: dict[str, Any], dtype
     return path
 
 
-def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -> Path:
-    """model.onnx: the network alone, for batches of any size, with the hyper-parameters in its metadata.
+def save_onnx(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: Path) -> Path:
+    """Write model.onnx: the network alone, for batches of any size, with the hyper-parameters as metadata.
 
-    Its inputs are x_t (B, C, H, W), time_input (B,), what the schedule tells the network of the time,
-    and for a network with labels y (B,) int64, the null label being num_classes; its output is like x_t.
+    Its inputs are x_t (B, C, H, W), time_input (B,), which is what the schedule tells the network of the
+    time, and for a network with labels y (B,) int64, the null label being num_classes; its output is like
+    x_t.
     """
     data = hyper_parameters["data"]
     shape = (data["channels"], data["image_size"], data["image_size"])
@@ -86,7 +88,7 @@ def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -
         inputs["y"] = torch.zeros(2, dtype=torch.int64)
     batch = torch.export.Dim("batch")
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every node
+        logging.getLogger(name).setLevel(logging.ERROR)  # they log every node
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -102,6 +104,6 @@ def save_onnx(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     program.model.metadata_props["hyper_parameters"] = json.dumps(hyper_parameters)
     path = out / "model.onnx"
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(program.model_proto.SerializeToString())
     return path

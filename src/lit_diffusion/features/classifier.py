@@ -1,4 +1,4 @@
-"""A small classifier: its features measure images, its answers read them."""
+"""A small classifier: its features measure images, and its classes read them."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lit_diffusion.common import rng
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.lr_schedules import warmup_cosine
 
-BATCH = 500  # images at a time where nothing is learnt
+BATCH_SIZE = 500  # images at a time where nothing is learnt
 
 
 class Classifier(nn.Module):
@@ -51,6 +51,7 @@ class Classifier(nn.Module):
 
 
 def conv(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
+    """Return a 3x3 convolution with batch norm and ReLU."""
     return nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()
 
 
@@ -67,7 +68,7 @@ def fit(
     dropout: float = 0.0,
     bf16: bool = False,
 ) -> nn.Module:
-    """Train a classifier with AdamW, its learning rate falling to 0; the network, in eval mode.
+    """Train a classifier with AdamW, the learning rate falling to 0, and return it in eval mode.
 
     Everything but the network's first weights is a function of the seed.
 
@@ -106,7 +107,7 @@ def fit(
 
 
 def jittered(x: Tensor, amount: float, flip: bool, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1], each moved a little in its own way; what comes in is the border's."""
+    """Move each image (B, C, H, W) in [-1, 1] a little, by a random affine map; extend the border."""
     if amount == 0 and not flip:
         return x
     move = amount * (2 * torch.rand(len(x), 2, 3, generator=generator) - 1)
@@ -118,12 +119,14 @@ def jittered(x: Tensor, amount: float, flip: bool, generator: torch.Generator) -
 
 
 @torch.no_grad()
-def read(network: nn.Module, images: Tensor) -> Tensor:
-    """The class that a classifier sees in each of images uint8 (N, C, H, W), (N,) int64."""
+def classify(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the class that a classifier reads in each of images uint8 (N, C, H, W), (N,) int64."""
     device = next(network.parameters()).device
-    return torch.cat([network(to_float(part.to(device))).argmax(1).cpu() for part in images.split(BATCH)])
+    return torch.cat(
+        [network(to_float(part.to(device))).argmax(1).cpu() for part in images.split(BATCH_SIZE)]
+    )
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images uint8 that are read as their labels."""
-    return float((read(network, images) == labels).double().mean())
+    """Return the share of images uint8 that are read as their labels."""
+    return float((classify(network, images) == labels).double().mean())

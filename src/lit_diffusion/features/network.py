@@ -9,24 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from lit_diffusion.common.errors import ConfigError, check_installed
+from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.weights import read_weights
-from lit_diffusion.features.classifier import BATCH, Classifier
+from lit_diffusion.features.classifier import BATCH_SIZE, Classifier
 
-TRAINED = Path(__file__).parents[1] / "trained"
-OURS = {path.stem: path for path in TRAINED.glob("features_*.safetensors")}
+SHIPPED = Path(__file__).parents[1] / "trained"
+OURS = {path.stem: path for path in SHIPPED.glob("features_*.safetensors")}
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A feature network.
+
+    Attributes:
+        name: as the config names it.
+        sha256: of its weights.
+        accuracy: share of real test images that its classifier reads right; None for no classifier.
+        recipe: how it was trained; None if that isn't known.
+    """
+
+    name: str
+    sha256: str
+    accuracy: float | None = None
+    recipe: dict[str, Any] | None = None
 
 
 @dataclass
 class FeatureNetwork:
-    """Images in, features out.
+    """A network that turns images into features.
 
     Attributes:
-        name: as it was asked for.
+        name: as the config has it.
         sha256: of the file of its weights, or of the weights themselves.
         network: images uint8 (B, C, H, W) -> (B, F), in eval mode.
         classifier: the same network with its last layer, where it has one.
-        about: what its file says of how it was made.
+        metadata: of its file, how it was made.
         batch_size: images in memory at a time.
     """
 
@@ -34,8 +52,8 @@ class FeatureNetwork:
     sha256: str
     network: nn.Module
     classifier: Classifier | None
-    about: dict[str, Any]
-    batch_size: int = BATCH
+    metadata: dict[str, Any]
+    batch_size: int = BATCH_SIZE
 
     @torch.no_grad()
     def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -44,22 +62,22 @@ class FeatureNetwork:
         return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
 
     def check_channels(self, channels: int, key: str) -> None:
-        """ConfigError unless it takes images of so many channels."""
-        own = self.about.get("network", {}).get("channels", channels)
+        """Raise ConfigError unless it takes images of so many channels."""
+        own = self.metadata.get("network", {}).get("channels", channels)
         if own != channels:
             raise ConfigError(
                 f"{key} is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
                 "another, or train one with python -m lit_diffusion.features"
             )
 
-    def described(self) -> dict[str, Any]:
+    @property
+    def info(self) -> NetworkInfo:
         """What must stand beside every number that it makes."""
-        told = {key: self.about[key] for key in ("recipe", "accuracy") if key in self.about}
-        return {"name": self.name, "sha256": self.sha256, **told}
+        return NetworkInfo(self.name, self.sha256, self.metadata.get("accuracy"), self.metadata.get("recipe"))
 
 
 class Penultimate(nn.Module):
-    """What a classifier's last layer sees of images uint8."""
+    """The inputs of a classifier's last layer, of images uint8."""
 
     def __init__(self, classifier: Classifier):
         super().__init__()
@@ -89,14 +107,14 @@ class Inception(nn.Module):
 
 
 def load_features(name: str, key: str = "features") -> FeatureNetwork:
-    """A feature network by name.
+    """Load a feature network.
 
     Args:
-        name: that of one of ours, the path of a file that ``lit_diffusion.features`` wrote, or "inception".
-        key: what the config calls it.
+        name: of one that ships, the path of a file that ``lit_diffusion.features`` wrote, or "inception".
+        key: the config key that names it, for errors.
 
     Raises:
-        ConfigError: for another name, or a file that isn't such a one.
+        ConfigError: there is no such network, or the file is none.
     """
     if name == "inception":
         network = Inception()
@@ -112,12 +130,11 @@ def load_features(name: str, key: str = "features") -> FeatureNetwork:
             "lit_diffusion.features wrote"
         )
     try:
-        weights, about = read_weights(path)
-        classifier = Classifier(**about["network"])
+        weights, metadata = read_weights(path)
+        classifier = Classifier(**metadata["network"])
         classifier.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError):
         raise ConfigError(
             f"{key} is {name}, which is truncated or no feature network: choose another"
         ) from None
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return FeatureNetwork(name, sha256, Penultimate(classifier).eval(), classifier.eval(), about)
+    return FeatureNetwork(name, sha256_of(path), Penultimate(classifier).eval(), classifier.eval(), metadata)

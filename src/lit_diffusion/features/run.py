@@ -1,6 +1,5 @@
-"""What the features command does."""
+"""Training the small classifier whose features measure images."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,12 +7,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion.common import rng
+from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import make_folder, sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
 from lit_diffusion.features.classifier import Classifier, accuracy, fit
-from lit_diffusion.loading import choose_device
 
 
 def main(cfg: DictConfig) -> None:
@@ -33,7 +32,7 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     Raises:
         ConfigError: for a number, a device or a data set that can't work.
     """
-    check(cfg)
+    check_recipe(cfg)
     device = choose_device(cfg.device)
     path = make_folder(cfg.out) / "features.safetensors"
     source = instantiate(cfg.data.source)
@@ -48,11 +47,11 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     share = accuracy(classifier, *source.load(train=False))
     recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": OmegaConf.to_container(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
-    return path, share, hashlib.sha256(path.read_bytes()).hexdigest()
+    return path, share, sha256_of(path)
 
 
-def check(cfg: DictConfig) -> None:
-    """ConfigError for a number or a switch that can't work."""
+def check_recipe(cfg: DictConfig) -> None:
+    """Raise ConfigError for a number or a switch that can't work."""
     check_whole_number("seed", cfg.seed, least=0)
     for key in ("epochs", "batch_size"):
         check_whole_number(f"fit.{key}", cfg.fit[key], least=1)

@@ -1,11 +1,9 @@
-"""Curves of runs and of studies. Each function returns a matplotlib figure, and what it was drawn from."""
+"""Curves of runs and of studies. Each function returns a matplotlib figure, and its source in a sentence."""
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,13 +11,13 @@ from matplotlib.ticker import LogFormatter
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.loggers import METRICS, earlier_metrics
-from lit_diffusion.study.comparison import STUDY
+from lit_diffusion.study.comparison import STUDY, Comparison
 
 Runs = str | Sequence[str] | None
 
 
 def loss(run: Runs) -> tuple[Figure, str]:
-    """Training and validation loss over steps, of one run or several."""
+    """Draw training and validation loss over steps, of one run or several."""
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     folders = listed(run)
@@ -36,7 +34,7 @@ def loss(run: Runs) -> tuple[Figure, str]:
 
 
 def images_seen(run: Runs) -> tuple[Figure, str]:
-    """FID over training images seen, and its floor, of runs with callbacks=evaluation, or of a study's."""
+    """Draw FID over training images seen, and its floor, of runs with callbacks=evaluation, or of a study."""
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     runs = runs_of(run) if is_study(run) else [(Path(str(folder)).name, folder) for folder in listed(run)]
@@ -56,36 +54,39 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
 
 
 def nfe(run: str | None) -> tuple[Figure, str]:
-    """FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
+    """Draw FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
     if not is_study(run):
-        raise ConfigError(f"run is {run}: give run=DIR, the folder of a finished study, study=nfe say")
-    result = read_study(run)
-    if "fid" not in result["scores"] or not all(result["nfe"].values()):
+        raise ConfigError(
+            f"run is {run}: give run=DIR, the folder of a finished study, study=nfe for example"
+        )
+    result = Comparison.read(run)
+    if "fid" not in result.scores or not all(result.nfe.values()):
         raise ConfigError(
             f"{run} has no FID or no network evaluations of some choice: see conf/study/nfe.yaml"
         )
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {}
-    for choice, scores in result["choices"].items():
+    for choice, scores in result.choices.items():
         name, _, number = choice.rpartition("_")
         name = name if number.isdigit() else choice
-        curves.setdefault(name, []).append((result["nfe"][choice], scores["fid"]["mean"]))
+        curves.setdefault(name, []).append((result.nfe[choice], scores["fid"].mean))
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
-    draw_floor(axes, result["floor"]["fid"], result["floor"].get("fid_in_shares"))
-    return figure, f"from {run}/{STUDY}, n = {result['n']:,}"
+    draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
+    return figure, f"from {run}/{STUDY}, n = {result.n:,}"
 
 
 class Plain(LogFormatter):
-    """20 on a logarithmic axis, not 2 x 10^1."""
+    """Writes 20 on a logarithmic axis, not 2 x 10^1."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:,.10g}" if super().__call__(x, pos) else ""
 
 
 def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
+    """Draw the floors of FID, and the legend; write plain numbers on the axes."""
     axes.axhline(fid, color="gray", linestyle=":", label="floor")
     if fid_in_shares is not None:
         axes.axhline(fid_in_shares, color="lightgray", linestyle=":", label="floor, classes in exact shares")
@@ -96,30 +97,28 @@ def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
 
 
 def listed(run: Runs) -> Sequence[str | None]:
+    """Return the runs as a list."""
     return run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
 
 
 def is_study(run: Runs) -> bool:
+    """Return whether it is the folder of a finished study."""
     return isinstance(run, str) and Path(run, STUDY).is_file()
 
 
-def read_study(run: str) -> dict[str, Any]:
-    return json.loads(Path(run, STUDY).read_text())
-
-
 def runs_of(study: str) -> list[tuple[str, str]]:
-    """A study's runs, under the names of their choices."""
-    result = read_study(study)
-    several = len(result["seeds"]) > 1
+    """Return a study's runs, as (name of the choice, folder)."""
+    result = Comparison.read(study)
+    several = len(result.seeds) > 1
     return [
         (f"{choice}, seed {seed}" if several else choice, f"{study}/runs/{name}")
-        for choice, names in result["runs"].items()
-        for seed, name in zip(result["seeds"], names, strict=True)
+        for choice, names in result.runs.items()
+        for seed, name in zip(result.seeds, names, strict=True)
     ]
 
 
 def read_metrics(run: str | None) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv, and of what it had logged before it was resumed in the same folder."""
+    """Return the rows of a run's metrics.csv, and of those before it was resumed in the same folder."""
     if not isinstance(run, str):
         raise ConfigError(
             f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"

@@ -1,4 +1,4 @@
-"""What the figures command does."""
+"""Figures: a name in, a PNG out."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lit_diffusion.common.errors import check_chosen, check_installed, check_whole_number
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
 
 

@@ -1,43 +1,41 @@
-"""The figures of the tutorials. Each function returns a matplotlib figure, and what it was drawn from."""
+"""The figures of the tutorials. Each function returns a matplotlib figure, and its source in a sentence."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from lit_diffusion import checkpoint
+from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import to_float, to_uint8
+from lit_diffusion.common.images import to_float
 from lit_diffusion.common.loggers import METRICS
+from lit_diffusion.common.panels import panels
 from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.data.datamodule import ImageDataModule, validation_images
-from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
 from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.schedules import Schedule, SingleStep
-
-INCHES = 0.9  # side of an image
 
 
 def noising(
     data: ImageDataModule, schedules: Mapping[str, Schedule], times: Sequence[float], seed: int
 ) -> tuple[Figure, str]:
-    """One image at several times, a row for each schedule, with the same noise everywhere."""
+    """Draw one image at several times, a row for each schedule, with the same noise everywhere."""
     x = validation_images(data, 1)
     noise = standard_normal(x, seed)
     t = torch.tensor(times, dtype=torch.float64)
     rows = [schedule.noised(x, noise, t) for schedule in schedules.values()]
-    figure = labelled(rows, [f"t = {time:g}" for time in times], list(schedules))
+    figure = panels(rows, [f"t = {time:g}" for time in times], list(schedules))
     return figure, f"from validation image 0, the same noise (seed {seed}) in every cell"
 
 
 def schedules(schedules: Mapping[str, Schedule]) -> tuple[Figure, str]:
-    """alpha, sigma and log-SNR over t."""
+    """Draw alpha, sigma and log-SNR over t."""
     figure = Figure((9, 3), layout="constrained")
     t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     curves = {"alpha": "alpha", "sigma": "sigma", "log_snr": "log(alpha² / sigma²)"}
@@ -50,19 +48,19 @@ def schedules(schedules: Mapping[str, Schedule]) -> tuple[Figure, str]:
 
 
 def noise_levels(data: ImageDataModule, sigmas: Sequence[float], n: int, seed: int) -> tuple[Figure, str]:
-    """Images with more and more noise, a row for each; sigma is for images in [0, 1]."""
+    """Draw images with more and more noise, a row for each; sigma is for images in [0, 1]."""
     x = validation_images(data, n)
     noise = standard_normal(x, seed)
     noisy = torch.stack([x + 2 * sigma * noise for sigma in sigmas], dim=1)  # our images span 2
-    figure = labelled(list(noisy), [f"sigma = {sigma:g}" for sigma in sigmas])
+    figure = panels(list(noisy), [f"sigma = {sigma:g}" for sigma in sigmas])
     return figure, f"from validation images 0 to {n - 1}, noise of seed {seed}"
 
 
 def out_of_distribution(
     ckpt: str | None, sigmas: Sequence[float], n: int, n_mean: int, seed: int
 ) -> tuple[Figure, str]:
-    """A single-step denoiser at noise levels that it was and wasn't trained on, with its mean error."""
-    denoiser, data = trained(ckpt, pure_noise=False)
+    """Draw a single-step denoiser's estimates at noise levels that it was and wasn't trained on."""
+    denoiser, data = load_single_step(ckpt, pure_noise=False)
     x = validation_images(data, max(n, n_mean))
     noise = standard_normal(x, seed)
     noisy = [x + 2 * sigma * noise for sigma in sigmas]  # sigma is for images in [0, 1], ours span 2
@@ -70,13 +68,13 @@ def out_of_distribution(
     rows = [row for k in range(n) for row in (rows_of(noisy, k), rows_of(clean, k))]
     errors = [float((c - x).square().mean()) / 4 for c in clean]
     columns = [f"sigma = {s:g}\nMSE {e:.3f}" for s, e in zip(sigmas, errors, strict=True)]
-    figure = labelled(rows, columns, ["noisy", "denoised"] * n)
+    figure = panels(rows, columns, ["noisy", "denoised"] * n)
     return figure, f"from {ckpt}; MSE, of images in [0, 1], is the mean over {len(x)} validation images"
 
 
 def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
-    """What a single-step denoiser makes of noise alone, beside the mean of the images it was trained on."""
-    denoiser, data = trained(ckpt, pure_noise=True)
+    """Draw a single-step denoiser's estimates of noise alone, and the mean of its training images."""
+    denoiser, data = load_single_step(ckpt, pure_noise=True)
     data.prepare_data()
     data.setup("fit")
     train = to_float(data.train_set.tensors[0])
@@ -87,7 +85,7 @@ def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure
     distance = [float((to - mean).square().mean((1, 2, 3)).sqrt().mean() / 2) for to in (outputs, train)]
     rows = [[*noise[:n], None], [*outputs[:n], mean[0]]]
     columns = [*[f"noise {k}" for k in range(n)], "mean of the\ntraining images"]
-    figure = labelled(rows, columns, ["noise", "denoised"])
+    figure = panels(rows, columns, ["noise", "denoised"])
     return figure, (
         f"from {ckpt}; root mean square distance, of images in [0, 1], to the mean training image: "
         f"{distance[0]:.4f} on average over {len(outputs)} outputs, {distance[1]:.4f} over training images"
@@ -95,7 +93,7 @@ def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure
 
 
 def progress(run: str | None) -> tuple[Figure, str]:
-    """The grids that a run drew, from the first to the last: side by side, wide ones one below the other."""
+    """Draw the grids of a run from the first to the last: side by side, wide ones one below the other."""
     if not isinstance(run, str):
         raise ConfigError(f"run is {run}: this figure shows one run, run=DIR, a folder under outputs/train/")
     paths = sorted(p for p in Path(run, "samples").glob("*.png") if not p.name.startswith("trajectory"))
@@ -116,13 +114,13 @@ def progress(run: str | None) -> tuple[Figure, str]:
     return figure, f"from {', '.join(map(str, paths))}"
 
 
-def trained(ckpt: str | None, pure_noise: bool) -> tuple[Denoiser, ImageDataModule]:
-    """The single-step denoiser of a checkpoint, of noise alone or not, and the data it was trained on."""
+def load_single_step(ckpt: str | None, pure_noise: bool) -> tuple[NetworkDenoiser, ImageDataModule]:
+    """Load the single-step denoiser of a checkpoint, and the data that it was trained on."""
     experiment = "denoise_pure_noise" if pure_noise else "denoise_sigma05"
     if ckpt is None:
         raise ConfigError(f"this figure shows a trained denoiser: give ckpt=PATH, of experiment={experiment}")
-    contents = checkpoint.read(ckpt)
-    denoiser = checkpoint.load_denoiser(contents)
+    contents = read_checkpoint(ckpt)
+    denoiser = load_denoiser(contents)
     schedule = denoiser.schedule
     if not isinstance(schedule, SingleStep) or pure_noise != (schedule.alpha_end == 0):
         raise ConfigError(
@@ -134,44 +132,15 @@ def trained(ckpt: str | None, pure_noise: bool) -> tuple[Denoiser, ImageDataModu
 
 @torch.no_grad()
 def denoise(denoiser: Denoiser, x_t: Tensor) -> Tensor:
-    """The estimate of x at t = 1, whatever the level of the noise really is."""
+    """Return the estimate of x at t = 1, whatever the level of the noise really is."""
     return torch.cat([denoiser(part, torch.ones(len(part))).x for part in x_t.split(100)])
 
 
 def standard_normal(x: Tensor, seed: int) -> Tensor:
+    """Return noise like images x; image k's is a function of (seed, k)."""
     return ImageNoise(seed, range(len(x)), x.shape[1:])()
 
 
 def rows_of(images: Sequence[Tensor], k: int) -> Tensor:
-    """Image k of each batch."""
+    """Return image k of each batch."""
     return torch.stack([batch[k] for batch in images])
-
-
-def labelled(
-    rows: Sequence[Sequence[Tensor | None]],
-    columns: Sequence[str],
-    names: Sequence[str] | None = None,
-    captions: Sequence[Sequence[str]] | None = None,
-) -> Figure:
-    """Rows of images (C, H, W) in [-1, 1] or None; names of columns and of rows, captions below images."""
-    side = INCHES + 0.2 if captions else INCHES
-    figure = Figure((INCHES * len(columns) + 0.8, side * len(rows) + 0.5), layout="constrained")
-    cells = figure.subplots(len(rows), len(columns), squeeze=False)
-    for row, images in enumerate(rows):
-        for column, image in enumerate(images):
-            if image is None:
-                cells[row, column].set(xticks=[], yticks=[], frame_on=False)
-            else:
-                show(cells[row, column], image)
-        if names:
-            cells[row, 0].set_ylabel(names[row], fontsize=8)
-        for column, caption in enumerate(captions[row] if captions else []):
-            cells[row, column].set_xlabel(caption, fontsize=8)
-    for cell, name in zip(cells[0], columns, strict=True):
-        cell.set_title(name, fontsize=8)
-    return figure
-
-
-def show(axes: Axes, image: Tensor) -> None:
-    axes.imshow(to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
-    axes.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder of diffusers'."""
+"""From a checkpoint to a folder that diffusers loads."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from diffusers import (
 from hydra.utils import instantiate
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.interop.diffusers_unet import LitUNet
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -23,8 +23,8 @@ from lit_diffusion.schedules import DiscreteSchedule, Flow
 PREDICTION_TYPES = {Eps: "epsilon", X: "sample", V: "v_prediction"}
 
 
-def save_folder(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path) -> list[Path]:
-    """The denoiser as diffusers' parts.
+def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: Path) -> list[Path]:
+    """Write the denoiser as diffusers' parts.
 
     A chain becomes a DDPMPipeline if the checkpoint's sampler is ancestral, and a DDIMPipeline
     otherwise; DDIMPipeline loads the first too. Given ``use_clipped_model_output=True``, for clipping as it
@@ -39,7 +39,7 @@ def save_folder(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path)
     Raises:
         ConfigError: diffusers has no scheduler for this schedule and prediction.
     """
-    check(denoiser)
+    check_exportable(denoiser)
     data = hyper_parameters["data"]
     unet = LitUNet(hyper_parameters["model"], data["channels"], data["image_size"])
     unet.network = denoiser.network
@@ -53,8 +53,8 @@ def save_folder(denoiser: Denoiser, hyper_parameters: dict[str, Any], out: Path)
     return [path for part in ("model_index.json", "scheduler/*", "unet/*") for path in sorted(out.glob(part))]
 
 
-def pipeline(unet: LitUNet, denoiser: Denoiser, sampler: Sampler) -> DDIMPipeline | DDPMPipeline:
-    """The pipeline of a chain, with the sampler it was trained with where diffusers has it."""
+def pipeline(unet: LitUNet, denoiser: NetworkDenoiser, sampler: Sampler) -> DDIMPipeline | DDPMPipeline:
+    """Return the pipeline of a chain, with the sampler it was trained with where diffusers has it."""
     options = {
         "num_train_timesteps": denoiser.schedule.steps,
         "trained_betas": denoiser.schedule.betas.tolist(),
@@ -70,8 +70,8 @@ def pipeline(unet: LitUNet, denoiser: Denoiser, sampler: Sampler) -> DDIMPipelin
     return DDIMPipeline(unet, DDIMScheduler(set_alpha_to_one=True, **options))
 
 
-def check(denoiser: Denoiser) -> None:
-    """ConfigError if diffusers has no scheduler for this schedule and prediction."""
+def check_exportable(denoiser: NetworkDenoiser) -> None:
+    """Raise ConfigError if diffusers has no scheduler for this schedule and prediction."""
     schedule, prediction = denoiser.schedule, denoiser.prediction
     names = f"schedule {type(schedule).__name__} with prediction {type(prediction).__name__}"
     if isinstance(schedule, Flow):

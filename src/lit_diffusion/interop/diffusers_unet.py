@@ -1,4 +1,4 @@
-"""A network of this project in diffusers' clothes.
+"""A network of this project as a diffusers model.
 
 diffusers imports no class that it doesn't know, whatever a folder names; before loading an exported
 folder, import this module.
@@ -35,11 +35,11 @@ class LitUNet(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """The network's output.
+        """Return the network's output.
 
         Args:
             sample: noisy images, (B, C, H, W).
-            timestep: what the network is told of the time, one number or (B,).
+            timestep: what the schedule tells the network of the time, one number or (B,).
             class_labels: (B,) int64; None for no condition.
             return_dict: False for a plain tuple.
         """

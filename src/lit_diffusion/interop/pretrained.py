@@ -1,6 +1,6 @@
 """Pretrained models: any pixel-space pipeline of diffusers as a Denoiser, DeepFloyd IF first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 import lit_diffusion.interop.diffusers_unet  # noqa: F401, so that folders exported from here load too
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.rng import ImageNoise, key_to_seed
-from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.guidance import guide
+from lit_diffusion.denoiser import Condition, NetworkDenoiser
+from lit_diffusion.guidance import Guidance
 from lit_diffusion.predictions import Eps, V, X
-from lit_diffusion.samplers.base import Sampler
+from lit_diffusion.samplers.base import AfterStep, Sampler
 from lit_diffusion.schedules import DiscreteSchedule
 
 PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
@@ -24,14 +24,14 @@ PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
 class PipelineSchedule(DiscreteSchedule):
     """The chain of a diffusers scheduler; its uniform grid is the scheduler's own."""
 
-    def __init__(self, scheduler):
+    def __init__(self, scheduler: Any):
         alpha_bar = F.pad(scheduler.alphas_cumprod.double().cpu(), (1, 0), value=1.0)
         super().__init__(1 - alpha_bar[1:] / alpha_bar[:-1])  # betas in float32 would drift from its table
         self.scheduler = scheduler
 
-    def times(self, steps: int) -> Tensor:
-        if steps > self.steps:  # for the schedule's own sentence
-            return super().times(steps)
+    def even_times(self, steps: int) -> Tensor:
+        if steps > self.steps:  # snap refuses it with the schedule's own sentence
+            return super().even_times(steps)
         self.scheduler.set_timesteps(steps)
         indices = self.scheduler.timesteps.double().cpu()
         return torch.cat([(indices + 1) / self.steps, torch.zeros(1, dtype=torch.float64)])
@@ -44,7 +44,7 @@ class PipelineNetwork(nn.Module):
 
     Args:
         unet: the model.
-        low: what an upscaling model is told besides, noised images (B, C, H, W), and
+        low: noised images (B, C, H, W) that an upscaling model is given too; None for any other model.
         noise_level: how far they are noised, as a published index.
     """
 
@@ -57,17 +57,17 @@ class PipelineNetwork(nn.Module):
         self.noise_level = noise_level
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
-        told: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         if y is not None:
-            told["encoder_hidden_states"] = y.to(x_t)
+            inputs["encoder_hidden_states"] = y.to(x_t)
         if self.low is not None:
             low = self.low.to(x_t).repeat(len(x_t) // len(self.low), 1, 1, 1)  # guidance doubles the batch
             x_t = torch.cat([x_t, low], dim=1)
-            told["class_labels"] = torch.full((len(x_t),), self.noise_level, device=x_t.device)
-        return self.unet(x_t, time_input, **told, return_dict=False)[0]
+            inputs["class_labels"] = torch.full((len(x_t),), self.noise_level, device=x_t.device)
+        return self.unet(x_t, time_input, **inputs, return_dict=False)[0]
 
 
-class Pretrained(Denoiser):
+class Pretrained(NetworkDenoiser):
     """A pixel-space pipeline of diffusers as a Denoiser.
 
     Its betas are the schedule, its text encoder makes y of prompts, and where it learnt the variance,
@@ -99,47 +99,41 @@ class Pretrained(Denoiser):
         if latent or not fits:
             raise ConfigError(
                 f"{type(pipeline).__name__} is no pipeline of a U-Net in pixel space and a scheduler with "
-                "betas: choose another model.path"
+                "betas: choose another pretrained.path"
             )
         super().__init__(
             PipelineNetwork(unet, low, noise_level), PipelineSchedule(scheduler), PREDICTIONS[prediction]()
         )
         self.pipeline = pipeline
+        self.learns_variance = unet.config.out_channels == 2 * self.shape[0]
         # Made at once: made later, it would bring an offloaded text encoder back beside the U-Net.
         self.unconditional = self._embed(negative_prompt) if unconditional is None else unconditional
+        self.conditional = self.unconditional is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image, (C, H, W)."""
+        """The shape of an image, (C, H, W)."""
         config = self.network.unet.config
         channels = config.in_channels if self.network.low is None else config.in_channels // 2
         size = config.sample_size
         return channels, *((size, size) if isinstance(size, int) else size)
 
-    @property
-    def conditional(self) -> bool:
-        return self.unconditional is not None
-
-    @property
-    def learns_variance(self) -> bool:
-        return self.network.unet.config.out_channels == 2 * self.shape[0]
-
-    def encode(self, asked: str | None) -> Tensor | None:
-        """Text embeddings (1, L, D) of a prompt; None: of an empty one.
+    def encode(self, condition: Condition) -> Tensor | None:
+        """Return the text embeddings (1, L, D) of a prompt, of an empty one for None.
 
         Raises:
             ConfigError: a prompt for a model without a text encoder, or something other than a prompt.
         """
         if not self.conditional:
-            if asked is not None:
-                raise ConfigError(f"{asked!r} is asked for, but this model takes no prompts: choose null")
+            if condition is not None:
+                raise ConfigError(f"{condition!r} is asked for, but this model takes no prompts: choose null")
             return None
-        if asked is not None and not isinstance(asked, str):
-            raise ConfigError(f"{asked!r} is asked for, but this model takes prompts: choose a text")
-        return self._embed(asked or "")
+        if condition is not None and not isinstance(condition, str):
+            raise ConfigError(f"{condition!r} is asked for, but this model takes prompts: choose a text")
+        return self._embed(condition or "")
 
     def null(self, y: Tensor) -> Tensor:
-        """Text embeddings shaped like y of the negative prompt."""
+        """Return the text embeddings of the negative prompt, shaped like y."""
         return self.unconditional.to(y).expand_as(y)
 
     def _embed(self, prompt: str) -> Tensor | None:
@@ -151,8 +145,8 @@ class Pretrained(Denoiser):
 class Upscaler:
     """A cascade's second model: images four times as wide (Ho et al. 2022, Cascaded Diffusion Models).
 
-    The small image, scaled up and noised so that its faults don't show, is told to the network with
-    the noise level.
+    Its network is given the small image, scaled up and noised so that its faults don't show, and the
+    noise level.
 
     Args:
         first: pipeline of the model whose images it scales up.
@@ -171,7 +165,7 @@ class Upscaler:
         noise_level: int,
     ):
         self.noising = PipelineSchedule(pipeline.image_noising_scheduler)
-        check_whole_number("model.upscaler.noise_level", noise_level, 0, self.noising.steps - 1)
+        check_whole_number("pretrained.upscaler.noise_level", noise_level, 0, self.noising.steps - 1)
         sampler.times(PipelineSchedule(pipeline.scheduler))
         self.first = first
         self.pipeline = pipeline
@@ -182,17 +176,17 @@ class Upscaler:
     def __call__(
         self,
         x: Tensor,
-        images: Sequence[int],
+        indices: Sequence[int],
         seed: int,
         y: Tensor,
         unconditional: Tensor,
-        after_step: Callable[..., Tensor] | None = None,
+        after_step: AfterStep | None = None,
     ) -> Tensor:
-        """Images (B, C, H, W) to (B, C, 4 H, 4 W).
+        """Scale images (B, C, H, W) up to (B, C, 4 H, 4 W).
 
         Args:
             x: small images.
-            images: their numbers.
+            indices: their numbers.
             seed: of the noise.
             y: text embeddings of their prompts, (B, L, D).
             unconditional: those of what guidance leads away from, (1, L, D).
@@ -201,12 +195,12 @@ class Upscaler:
         self.first.maybe_free_model_hooks()  # an offloaded U-Net makes room
         size = self.pipeline.unet.config.sample_size
         big = F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
-        noise = ImageNoise(key_to_seed(seed, "upscale"), images, big.shape[1:], x.device)
+        noise = ImageNoise(key_to_seed(seed, "upscale"), indices, big.shape[1:], x.device)
         start = noise()
         t = torch.tensor((self.noise_level + 1) / self.noising.steps, dtype=torch.float64)
         low = self.noising.noised(big, noise(), t)
         denoiser = Pretrained(self.pipeline, "", unconditional, low, self.noise_level)
-        guided = guide(denoiser, self.guidance, (0, 1), 0)
+        guided = Guidance(self.guidance).applied(denoiser)
         return self.sampler(guided, start, y, noise, after_step=after_step)
 
 
@@ -218,7 +212,7 @@ def load_pipeline(
     options: Mapping[str, Any],
     device: torch.device,
 ) -> DiffusionPipeline:
-    """A pipeline from a folder, or by its name from the Hugging Face hub.
+    """Load a pipeline from a folder, or by its name from the Hugging Face hub.
 
     Args:
         path: of the folder, or "owner/name".
@@ -233,10 +227,10 @@ def load_pipeline(
     """
     if offload and device.type == "cpu":
         raise ConfigError(
-            "model.offload is true, but there is no GPU to offload from: use model.offload=false"
+            "pretrained.offload is true, but there is no GPU to offload from: use pretrained.offload=false"
         )
     if dtype not in ("float32", "float16", "bfloat16"):
-        raise ConfigError(f"model.dtype is {dtype}: choose float32, float16 or bfloat16")
+        raise ConfigError(f"pretrained.dtype is {dtype}: choose float32, float16 or bfloat16")
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             path, dtype=getattr(torch, dtype), variant=variant, **options
@@ -245,8 +239,8 @@ def load_pipeline(
         why = " ".join(str(error).split())[:300]
         what = "folder" if Path(path).exists() else "folder or model of the Hugging Face hub"
         raise ConfigError(
-            f"model.path is {path}, a {what} that can't be loaded ({why}): give the folder of a pipeline; or "
-            "be online and logged in to the hub, with the model's licence accepted"
+            f"pretrained.path is {path}, a {what} that can't be loaded ({why}): give the folder of a "
+            "pipeline; or be online and logged in to the hub, with its licence accepted"
         ) from None
     if not offload:
         return pipeline.to(device)

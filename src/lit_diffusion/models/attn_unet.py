@@ -149,8 +149,10 @@ class UpBlock(nn.Module):
         return self.attention(self.res(h, emb))
 
 
-def check_widths(down, mid, up, down_sample, time_width) -> None:
-    """ConfigError unless the widths of the three parts meet."""
+def check_widths(
+    down: Sequence[int], mid: Sequence[int], up: Sequence[int], down_sample: Sequence[bool], time_width: int
+) -> None:
+    """Raise ConfigError unless the widths of the three parts meet."""
     if not len(down) == len(up) == len(down_sample) + 1 or len(mid) < 2:
         raise ConfigError(
             f"model.down_channels has {len(down)} widths, up_channels {len(up)}, down_sample "

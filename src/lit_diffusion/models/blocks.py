@@ -1,4 +1,4 @@
-"""What the networks share: embeddings of time and label, and self-attention over pixels."""
+"""Blocks that the networks share: embeddings of time and label, and self-attention over pixels."""
 
 import math
 
@@ -10,7 +10,7 @@ from lit_diffusion.common.errors import ConfigError
 
 
 def sinusoidal(time_input: Tensor, width: int, lowest: bool = False) -> Tensor:
-    """Sines, then cosines, of the time at geometrically spaced frequencies (Vaswani et al. 2017).
+    """Return sines, then cosines, of the time at geometrically spaced frequencies (Vaswani et al. 2017).
 
     Args:
         time_input: (B,).
@@ -42,13 +42,13 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
-        """Embeddings (B, width) of labels y (B,), shaped and typed like the time's embedding."""
+        """Return embeddings (B, width) of labels y (B,), shaped and typed like the time's embedding."""
         y = labels_or_null(y, self.num_classes, like)
         return torch.zeros_like(like) if self.table is None else self.table(y)
 
 
 def labels_or_null(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
-    """Labels (B,), for None the null label of each of like (B, ...).
+    """Return the labels y (B,), for None the null label of each of like (B, ...).
 
     Raises:
         ConfigError: labels for a network that knows none.
@@ -80,13 +80,13 @@ class SelfAttention(nn.Module):
 
 
 def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-    """A group norm, or ConfigError if the groups don't divide the channels."""
+    """Return a group norm; raise ConfigError if the groups don't divide the channels."""
     check_divides("groups", groups, channels)
     return nn.GroupNorm(groups, channels)
 
 
 def check_divides(name: str, divisor: int, channels: int) -> None:
-    """ConfigError unless the divisor (heads, groups) splits the channels evenly."""
+    """Raise ConfigError unless the divisor (heads, groups) splits the channels evenly."""
     if channels < 1:
         raise ConfigError(f"the model has a layer of {channels} channels: every width must be at least 1")
     if divisor < 1 or channels % divisor:
@@ -97,7 +97,7 @@ def check_divides(name: str, divisor: int, channels: int) -> None:
 
 
 def check_image_size(image_size: int, divisor: int) -> None:
-    """ConfigError unless the image can be halved as often as the network does."""
+    """Raise ConfigError unless the image can be halved as often as the network does."""
     if image_size < divisor or image_size % divisor:
         raise ConfigError(
             f"model.image_size is {image_size}, but this network needs a multiple of {divisor}: "

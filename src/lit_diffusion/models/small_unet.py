@@ -149,7 +149,7 @@ class Up(nn.Sequential):
 
 
 def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution, putting out zeros until it has learnt."""
+    """Return the convolution with zero weights, so that its output is zero at the start of training."""
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
     return conv

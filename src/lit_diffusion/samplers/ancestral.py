@@ -1,7 +1,10 @@
 """Ancestral sampling: one step of the reverse Markov chain, between any two times."""
 
+from torch import Tensor
+
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.samplers.base import Clip, Sampler
+from lit_diffusion.denoiser import Denoiser, Labelled
+from lit_diffusion.samplers.base import Clip, History, Noise, Sampler
 
 VARIANCES = ("small", "large", "learned")
 
@@ -17,8 +20,8 @@ class Ancestral(Sampler):
 
     Neighbouring times give DDPM exactly, a strided grid the strided update of the same formula.
     "small" is the true posterior variance of a single image, "large" that of pure noise, and "learned"
-    lies between them on a log scale, where the network says (Nichol and Dhariwal 2021, equation 15). None
-    adds noise in the last step.
+    lies between them on a log scale, at the network's var_weight (Nichol and Dhariwal 2021, equation 15).
+    None adds noise in the last step.
 
     Args:
         steps: number of steps; the whole chain is as many as the schedule has.
@@ -26,31 +29,33 @@ class Ancestral(Sampler):
         variance: "small", "large" or "learned".
     """
 
-    def __init__(self, steps: int = 1000, clip: Clip = False, grid: str = "uniform", variance: str = "small"):
+    def __init__(self, steps: int, clip: Clip, grid: str = "uniform", variance: str = "small"):
         super().__init__(steps, clip, grid)
         if variance not in VARIANCES:
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")
         self.variance = variance
 
-    def check(self, denoiser):
+    def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
         if self.variance == "learned" and not denoiser.learns_variance:
             raise ConfigError(
                 "sampler.variance is 'learned', but this model learnt none: choose sampler.variance=small"
             )
 
-    def step(self, x_t, t, s, history, denoiser, noise):
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
+    ) -> Tensor:
         schedule = denoiser.schedule
         sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
         alpha_ts, beta_ts = schedule.transition(s, t)
 
-        x, _, spread = history[-1].estimate
+        x, _, var_weight = history[-1].estimate
         mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * beta_ts * x) / sigma_t**2
         if s == 0:  # the "large" variance would still add noise to the finished image
             return mean
         small = beta_ts * sigma_s**2 / sigma_t**2
         if self.variance == "learned":
-            share = (spread + 1) / 2
+            share = (var_weight + 1) / 2
             return mean + (small ** (1 - share) * beta_ts**share).sqrt() * noise()
         variance = beta_ts if self.variance == "large" else small
         return mean + variance.sqrt() * noise()

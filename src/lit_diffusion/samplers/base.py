@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_whole_number
-from lit_diffusion.denoiser import Clipped, Labelled, Thresholded
+from lit_diffusion.denoiser import Clipped, Denoiser, Labelled, Thresholded
 from lit_diffusion.predictions import Estimate
-from lit_diffusion.samplers.grids import GRIDS
+from lit_diffusion.samplers import grids
 from lit_diffusion.schedules import Schedule
 
 Clip = bool | tuple[float, float]
@@ -20,56 +20,58 @@ HISTORY = 3  # visits that a sampler can look back on
 
 
 class Visit(NamedTuple):
-    """One time the sampler has visited, and what the denoiser said there."""
+    """One time the sampler has visited, and the denoiser's estimate there."""
 
     t: Tensor
     x_t: Tensor
     estimate: Estimate
 
 
+History = Sequence[Visit]
+Noise = Callable[[], Tensor]  # draws fresh standard normal noise shaped like x_t
+AfterStep = Callable[[Tensor, Tensor, Visit], Tensor]  # (x_s, s, visit) -> what takes the place of x_s
+
+
 class Sampler(ABC):
-    """Walks x_t from noise to an image along a grid of times.
+    """Takes x_t from noise to an image along a grid of times.
 
     A sampler is its ``step``. Whatever changes the estimate (guidance, clipping, anagrams) is a
-    denoiser around a denoiser; whatever changes x between steps (inpainting, films, progress bars) is an
-    ``after_step`` hook.
+    denoiser around a denoiser; whatever changes x between steps (inpainting, trajectories, progress bars)
+    is an ``after_step`` hook, see ``samplers.hooks``.
 
     Args:
         steps: number of steps from noise to image.
         clip: keep each estimate of x inside [-1, 1]; (quantile, most): by ``Thresholded``.
-        grid: how the times of the steps are spaced, one of ``GRIDS``.
+        grid: how the times of the steps are spaced, one of ``grids.GRIDS``.
+
+    Raises:
+        ConfigError: a value outside its range.
     """
 
-    def __init__(self, steps: int, clip: Clip = False, grid: str = "uniform"):
+    def __init__(self, steps: int, clip: Clip, grid: str = "uniform"):
         check_whole_number("sampler.steps", steps, least=1)
-        if grid not in GRIDS:
-            raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(GRIDS)}")
+        if grid not in grids.GRIDS:
+            raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(grids.GRIDS)}")
         check_clip(clip)
         self.steps = steps
         self.clip = clip
         self.grid = grid
 
     def times(self, schedule: Schedule) -> Tensor:
-        """The (steps + 1,) decreasing times, float64, that it visits: t_max first, 0 last.
+        """Return the (steps + 1,) decreasing times, float64, that it visits: t_max first, 0 last.
 
         Raises:
-            ConfigError: for more steps than the schedule has.
+            ConfigError: there are more steps than the schedule has.
         """
-        return schedule.visited(GRIDS[self.grid](schedule, self.steps))
+        return grids.spaced(self.grid, schedule, self.steps)
 
-    def check(self, denoiser: nn.Module) -> None:
-        """ConfigError if this denoiser can't be sampled so."""
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise ConfigError if this sampler can't work with the denoiser."""
         self.times(denoiser.schedule)
 
     @abstractmethod
     def step(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
-        history: deque[Visit],
-        denoiser: nn.Module,
-        noise: Callable[[], Tensor],
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
     ) -> Tensor:
         """Go from x_t at time t to x_s at the earlier time s.
 
@@ -84,17 +86,17 @@ class Sampler(ABC):
     @torch.no_grad()
     def __call__(
         self,
-        denoiser: nn.Module,
+        denoiser: Denoiser,
         x_t: Tensor,
         y: Tensor | None = None,
-        noise: Callable[[], Tensor] | None = None,
+        noise: Noise | None = None,
         times: Tensor | None = None,
-        after_step: Callable[[Tensor, Tensor, Visit], Tensor] | None = None,
+        after_step: AfterStep | None = None,
     ) -> Tensor:
         """Sample.
 
         Args:
-            denoiser: (x_t, t, y) -> Estimate, with a schedule.
+            denoiser: (x_t, t, y) -> Estimate.
             x_t: where to start, (B, C, H, W): noise, if times start at 1.
             y: labels (B,), a text model's embeddings (B, L, D), or None.
             noise: draws the noise that stochastic samplers add; standard normal if None.
@@ -123,22 +125,20 @@ class Sampler(ABC):
                 x_t = after_step(x_t, s, history[-1])
         return x_t
 
-    def _clipped(self, denoiser: nn.Module) -> nn.Module:
+    def _clipped(self, denoiser: Denoiser) -> Denoiser:
         if isinstance(self.clip, bool):
             return Clipped(denoiser) if self.clip else denoiser
         return Thresholded(denoiser, *self.clip)
 
 
 def check_clip(clip: object) -> None:
-    """ConfigError unless an estimate can be clipped so."""
+    """Raise ConfigError unless clip is a switch, or a quantile and a limit."""
     if isinstance(clip, bool):
         return
-    try:
+    if isinstance(clip, Sequence) and len(clip) == 2:
         quantile, most = clip
-        if 0 < quantile < 1 <= most:
+        if isinstance(quantile, float) and isinstance(most, (int, float)) and 0 < quantile < 1 <= most:
             return
-    except (TypeError, ValueError):
-        pass
     raise ConfigError(
         f"sampler.clip is {clip}: choose true or false, or a quantile inside (0, 1) and a limit of 1 or "
         "more, such as [0.95, 1.5]"

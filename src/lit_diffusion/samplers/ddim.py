@@ -1,11 +1,14 @@
 """Denoising diffusion implicit models."""
 
+from torch import Tensor
+
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.samplers.base import Clip, Sampler
+from lit_diffusion.denoiser import Labelled
+from lit_diffusion.samplers.base import Clip, History, Noise, Sampler
 
 
 class DDIM(Sampler):
-    """Takes the estimated noise out, and puts a share of it back fresh (Song et al. 2021, equation 12).
+    """Removes the estimated noise, and adds a share of it as fresh noise (Song et al. 2021, equation 12).
 
         x_s = alpha_s x + sqrt(sigma_s^2 - tau^2) eps + tau z
         tau = eta * sigma_s / sigma_t * sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)
@@ -18,13 +21,15 @@ class DDIM(Sampler):
         eta: share of fresh noise, in [0, 1].
     """
 
-    def __init__(self, steps: int = 50, clip: Clip = False, grid: str = "uniform", eta: float = 0.0):
+    def __init__(self, steps: int, clip: Clip, grid: str = "uniform", eta: float = 0.0):
         super().__init__(steps, clip, grid)
         if not 0 <= eta <= 1:
             raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
         self.eta = eta
 
-    def step(self, x_t, t, s, history, denoiser, noise):
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
+    ) -> Tensor:
         schedule = denoiser.schedule
         sigma_t, alpha_s, sigma_s = schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
         _, beta_ts = schedule.transition(s, t)

@@ -1,6 +1,9 @@
 """DPM-Solver++ (2M) and its stochastic form."""
 
-from lit_diffusion.samplers.base import Visit
+from torch import Tensor
+
+from lit_diffusion.denoiser import Labelled
+from lit_diffusion.samplers.base import History, Noise, Visit
 from lit_diffusion.samplers.ddim import DDIM
 
 
@@ -20,11 +23,13 @@ class DPMpp2M(DDIM):
         eta: share of fresh noise, in [0, 1].
     """
 
-    def step(self, x_t, t, s, history, denoiser, noise):
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
+    ) -> Tensor:
         if len(history) > 1 and s > 0:
             log_snr = denoiser.schedule.log_snr
             before, now = history[-2], history[-1]
             r = (log_snr(t) - log_snr(before.t)) / (log_snr(s) - log_snr(t))
             x = now.estimate.x + (now.estimate.x - before.estimate.x) / (2 * r)
-            history = [Visit(t, x_t, denoiser.through(x, x_t, t))]
+            history = [Visit(t, x_t, denoiser.from_x(x, x_t, t))]
         return super().step(x_t, t, s, history, denoiser, noise)

@@ -1,6 +1,9 @@
 """Heun's method."""
 
-from lit_diffusion.samplers.base import Sampler
+from torch import Tensor
+
+from lit_diffusion.denoiser import Labelled
+from lit_diffusion.samplers.base import History, Noise, Sampler
 
 
 class Heun(Sampler):
@@ -19,7 +22,9 @@ class Heun(Sampler):
         clip, grid: as in ``Sampler``.
     """
 
-    def step(self, x_t, t, s, history, denoiser, noise):
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
+    ) -> Tensor:
         schedule = denoiser.schedule
         d_alpha = schedule.alpha(s) - schedule.alpha(t)
         d_sigma = schedule.sigma(s) - schedule.sigma(t)

@@ -3,32 +3,36 @@
 import torch
 from torch import Tensor
 
-from lit_diffusion.samplers.base import Clip
+from lit_diffusion.denoiser import Labelled
+from lit_diffusion.samplers.base import Clip, History, Noise
 from lit_diffusion.samplers.dpmpp import DPMpp2M
+from lit_diffusion.schedules import Schedule
 
 
 class UniPC(DPMpp2M):
     """DPM-Solver++ (2M), each x_t corrected by the estimate made there (Zhao et al. 2023, UniPC-2, B_2(h)).
 
-    The step that led from u to t took x for a constant or a line in log-SNR. With the estimate at t a
-    line or a parabola goes through what is known, and x_t moves by the difference of the two. The
-    estimate isn't made again: one evaluation a step, as without.
+    The step from u to t took x to be constant or linear in log-SNR. With the estimate at t, a line or a
+    parabola interpolates what is known, and x_t moves by the difference of the two. The estimate isn't
+    made again: one evaluation a step, as without the correction.
 
     Args:
         steps: number of steps.
         clip, grid: as in ``Sampler``.
     """
 
-    def __init__(self, steps: int = 10, clip: Clip = False, grid: str = "uniform"):
+    def __init__(self, steps: int, clip: Clip, grid: str = "uniform"):
         super().__init__(steps, clip, grid)
 
-    def step(self, x_t, t, s, history, denoiser, noise):
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
+    ) -> Tensor:
         if len(history) > 1:
             x_t = x_t + self._correction(t, history, denoiser.schedule)
         return super().step(x_t, t, s, history, denoiser, noise)
 
-    def _correction(self, t, history, schedule) -> Tensor:
-        """(B, C, H, W): what a better interpolation adds to x_t."""
+    def _correction(self, t: Tensor, history: History, schedule: Schedule) -> Tensor:
+        """Return what a better interpolation adds to x_t, (B, C, H, W)."""
         *before, last, now = history
         h = (schedule.log_snr(t) - schedule.log_snr(last.t)) / 2
         weight = schedule.alpha(t) * -torch.expm1(-h)  # of x in a step from u to t

@@ -1,40 +1,122 @@
 """Choices compared over seeds: means, their 95 % intervals, and paired differences."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from rich.table import Table
 from torch.distributions import StudentT
 
-from lit_diffusion.evaluate.report import ROWS, in_shares
+from lit_diffusion.common.files import write_json
+from lit_diffusion.evaluate.report import SCORES, floor_in_shares
+from lit_diffusion.evaluate.result import EvaluatorSettings, Reference, Scores
+from lit_diffusion.features.network import NetworkInfo
 
 STUDY = "study.json"  # in a finished study's folder
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]  # choice -> score -> a value for each seed
 
 
-def compare(values: Values, baseline: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each choice and score: values, mean and interval, and those of its difference to the baseline.
+@dataclass(frozen=True)
+class Summary:
+    """A score of one choice over the seeds.
 
-    The difference is paired: seed by seed, so that what a seed does to both cancels. Intervals are half
-    widths, Student's at 95 %; None for a single seed.
+    Attributes:
+        values: one for each seed.
+        mean: of the values.
+        interval: half the width of the mean's 95 % interval, Student's; None for a single seed.
+        difference: the mean difference to the baseline, seed by seed; None for the baseline itself.
+        difference_interval: half the width of its 95 % interval.
     """
-    found = {}
-    for choice, scores in values.items():
-        found[choice] = {}
-        for score, of_seeds in scores.items():
-            mean, interval = mean_and_interval(of_seeds)
-            found[choice][score] = {"values": list(of_seeds), "mean": mean, "interval": interval}
-            if choice != baseline:
-                pairs = zip(of_seeds, values[baseline][score], strict=True)
-                mean, interval = mean_and_interval([a - b for a, b in pairs])
-                found[choice][score] |= {"difference": mean, "difference_interval": interval}
-    return found
+
+    values: list[float]
+    mean: float
+    interval: float | None
+    difference: float | None = None
+    difference_interval: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of a study.
+
+    Attributes:
+        name: of the study.
+        seeds: of training and sampling.
+        scores: names of the scores.
+        baseline: name of the choice that the others are compared with.
+        choices: choice -> score -> summary.
+        nfe: choice -> network evaluations per image; None where they are unknown.
+        runs: choice -> the folder names of its trainings, one for each seed; empty if nothing is trained.
+        overrides: the study's config.
+        floor, floor_n, n, reference, features, second, evaluator: as in ``Result``.
+    """
+
+    name: str
+    seeds: list[int]
+    scores: list[str]
+    baseline: str
+    choices: dict[str, dict[str, Summary]]
+    nfe: dict[str, float | None]
+    runs: dict[str, list[str]]
+    overrides: dict[str, Any]
+    floor: Scores
+    floor_n: int
+    n: int
+    reference: Reference
+    features: NetworkInfo
+    second: NetworkInfo | None
+    evaluator: EvaluatorSettings
+
+    def write(self, folder: Path) -> None:
+        """Write it as JSON into the study's folder."""
+        write_json(folder / STUDY, asdict(self))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read what ``write`` wrote."""
+        content = json.loads(Path(folder, STUDY).read_text())
+        content["choices"] = {
+            choice: {score: Summary(**summary) for score, summary in scores.items()}
+            for choice, scores in content["choices"].items()
+        }
+        parts = {
+            "reference": Reference,
+            "features": NetworkInfo,
+            "second": NetworkInfo,
+            "evaluator": EvaluatorSettings,
+        }
+        return cls(**content | {key: part(**content[key]) for key, part in parts.items() if content[key]})
+
+
+def summaries(values: Values, baseline: str) -> dict[str, dict[str, Summary]]:
+    """Return the summary of each choice and score.
+
+    The difference to the baseline is paired: seed by seed, so that what a seed adds to both cancels.
+    """
+    return {
+        choice: {
+            score: summary(of_seeds, None if choice == baseline else values[baseline][score])
+            for score, of_seeds in scores.items()
+        }
+        for choice, scores in values.items()
+    }
+
+
+def summary(values: Sequence[float], baseline: Sequence[float] | None) -> Summary:
+    """Return the summary of a score's values over the seeds, and of their differences to the baseline's."""
+    mean, interval = mean_and_interval(values)
+    if baseline is None:
+        return Summary(list(values), mean, interval)
+    differences = [a - b for a, b in zip(values, baseline, strict=True)]
+    return Summary(list(values), mean, interval, *mean_and_interval(differences))
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean of some values, and half the width of its 95 % interval."""
+    """Return the mean, and half the width of its 95 % interval by Student's t; None for a single value."""
     sample = torch.tensor(values, dtype=torch.float64)
     if len(sample) == 1:
         return float(sample), None
@@ -42,77 +124,78 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def t_quantile(degrees: int) -> float:
-    """Where 97.5 % of Student's t distribution lie below."""
+    """Return the 97.5 % quantile of Student's t distribution."""
     t = torch.linspace(0, 20, 200_001, dtype=torch.float64)
     density = StudentT(torch.tensor(float(degrees), dtype=torch.float64)).log_prob(t).exp()
     below = 0.5 + torch.cumulative_trapezoid(density, t)
     return float(t[1:][below >= 0.975][0])
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """A row for each choice: each score's mean, and its difference to the baseline."""
-    seeds = ", ".join(map(str, result["seeds"]))
-    found = Table(title=f"{result['name']}, seeds {seeds}", caption=caption(result), caption_justify="left")
+def comparison_table(result: Comparison) -> Table:
+    """Return a table for the terminal: a row for each choice, each score with its difference below."""
+    seeds = ", ".join(map(str, result.seeds))
+    caption = comparison_caption(result)
+    table = Table(title=f"{result.name}, seeds {seeds}", caption=caption, caption_justify="left")
     for heading in headings(result):
-        found.add_column(heading, no_wrap=heading == "choice", overflow="fold")
+        table.add_column(heading, no_wrap=heading == "choice", overflow="fold")
     for row in rows(result):
-        found.add_row(*[text.replace(" (", "\n(") for text in row])
-    return found
+        table.add_row(*[text.replace(" (", "\n(") for text in row])
+    return table
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The same for a document."""
+def markdown(result: Comparison) -> str:
+    """Return the same table as Markdown."""
     lines = [headings(result), ["---"] * len(headings(result)), *rows(result)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{caption(result)}\n"
+    return f"{table}\n\n{comparison_caption(result)}\n"
 
 
-def headings(result: Mapping[str, Any]) -> list[str]:
+def headings(result: Comparison) -> list[str]:
     arrows = {"low": " ↓", "high": " ↑"}
-    named = (ROWS[score] for score in result["scores"])
-    return ["choice", "NFE", *[f"{name}{arrows.get(better, '')}" for name, better in named]]
+    columns = (SCORES[score] for score in result.scores)
+    return ["choice", "NFE", *[f"{name}{arrows.get(better, '')}" for name, better in columns]]
 
 
-def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    nfe, floor = result["nfe"], result["floor"]
-    made = [
-        [choice, "" if nfe[choice] is None else f"{nfe[choice]:g}", *map(cell, scores.values())]
-        for choice, scores in result["choices"].items()
+def rows(result: Comparison) -> list[list[str]]:
+    """Return a row of texts for each choice, and one for the floor."""
+    choices = [
+        [choice, "" if nfe is None else f"{nfe:g}", *map(summary_text, result.choices[choice].values())]
+        for choice, nfe in result.nfe.items()
     ]
-    real = [f"{floor[score]:.4g}" if score in floor else "" for score in result["scores"]]
-    return [*made, ["floor", "", *real]]
+    floor = [f"{result.floor[score]:.4g}" if score in result.floor else "" for score in result.scores]
+    return [*choices, ["floor", "", *floor]]
 
 
-def cell(score: Mapping[str, Any]) -> str:
-    """mean ± interval (difference ± its interval)."""
-    text = spread(f"{score['mean']:.4g}", score["interval"])
-    if "difference" not in score:
+def summary_text(score: Summary) -> str:
+    """Return mean ± interval (difference ± its interval)."""
+    text = with_interval(f"{score.mean:.4g}", score.interval)
+    if score.difference is None:
         return text
-    difference = spread(short(score["difference"], "+"), score["difference_interval"])
+    difference = with_interval(two_digits(score.difference, "+"), score.difference_interval)
     return f"{text} ({difference})"
 
 
-def spread(mean: str, interval: float | None) -> str:
-    return mean if interval is None else f"{mean} ± {short(interval)}"
+def with_interval(mean: str, interval: float | None) -> str:
+    return mean if interval is None else f"{mean} ± {two_digits(interval)}"
 
 
-def short(x: float, sign: str = "-") -> str:
-    """Two digits, but 212 and not 2.1e+02."""
+def two_digits(x: float, sign: str = "-") -> str:
+    """Return x with two significant digits, but 212 and not 2.1e+02."""
     return f"{x:{sign}.0f}" if abs(x) >= 99.5 else f"{x:{sign}.2g}"
 
 
-def caption(result: Mapping[str, Any]) -> str:
-    """What the numbers are."""
-    reference, judge = result["reference"], result["judge"]
-    networks = [n for n in (result["features"], result["check"]) if n]
-    measured_by = " and ".join(f"{network['name']}, sha256 {network['sha256'][:12]}" for network in networks)
-    seeds = ", ".join(map(str, result["seeds"]))
-    mean = "mean ± half its 95 % interval" if len(result["seeds"]) > 1 else "one seed, no interval"
-    shares = f" ({in_shares(result['floor'])})" if "fid_in_shares" in result["floor"] else ""
+def comparison_caption(result: Comparison) -> str:
+    """Return what stands below the table: what the numbers are, and what they were measured with."""
+    reference, evaluator = result.reference, result.evaluator
+    networks = [network for network in (result.features, result.second) if network]
+    measured_by = " and ".join(f"{network.name}, sha256 {network.sha256[:12]}" for network in networks)
+    seeds = ", ".join(map(str, result.seeds))
+    mean = "mean ± half its 95 % interval" if len(result.seeds) > 1 else "one seed, no interval"
+    shares = f" ({floor_in_shares(result.floor)})" if "fid_in_shares" in result.floor else ""
     return (
         f"NFE: network evaluations per image. Seeds {seeds}: {mean}, and in brackets the paired difference "
-        f"to {result['baseline']}; ↓ less is better, ↑ more; n = {result['n']:,} samples; reference: "
-        f"{reference['data']}, {reference['split']} split, {reference['n']:,} images; features: "
-        f"{measured_by}; k = {judge['k']}, judge's seed {judge['seed']}; floor: {result['floor_n']:,} real "
-        f"test images{shares}."
+        f"to {result.baseline}; ↓ less is better, ↑ more; n = {result.n:,} samples; reference: "
+        f"{reference.data}, {reference.split} split, {reference.n:,} images; features: "
+        f"{measured_by}; k = {evaluator.k}, evaluator's seed {evaluator.seed}; floor: {result.floor_n:,} "
+        f"real test images{shares}."
     )

@@ -1,29 +1,28 @@
-"""What the study command does."""
+"""Studies: choices times seeds, trained and scored, in one table."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lit_diffusion import checkpoint
+from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.errors import ConfigError, check_chosen, check_whole_number
-from lit_diffusion.common.files import whole
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
-from lit_diffusion.evaluate.report import ROWS
-from lit_diffusion.evaluate.run import RESULT, evaluate
-from lit_diffusion.study.comparison import STUDY, compare, markdown, table
-from lit_diffusion.study.runs import Cell, cell, check_alike
+from lit_diffusion.evaluate.report import SCORES
+from lit_diffusion.evaluate.result import RESULT, Result
+from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
+from lit_diffusion.study.comparison import Comparison, comparison_table, markdown, summaries
+from lit_diffusion.study.runs import Run, check_comparable, plan_run
+from lit_diffusion.train.resume import has_ended
 from lit_diffusion.train.run import TERMINATED, train
 
-TRAINED = "trained"  # in the folder of a run that is finished
+MARKER = "trained"  # a file in the folder of a training that is finished
+TABLE = "study.md"
+LOG = "study.log"
 
-PARTS = {  # of a study
+PARTS = {  # of a study's file
     "train": (ListConfig, NoneType),
     "evaluate": ListConfig,
     "baseline": str,
@@ -31,21 +30,22 @@ PARTS = {  # of a study
     "choices": DictConfig,
 }
 
-SAME = ("n", "reference", "features", "check", "judge")  # in results that are to be compared
+SAME = ("n", "reference", "features", "second", "evaluator")  # in results that are to be compared
 
 
 def main(cfg: DictConfig) -> None:
     """Run the study, and log its table."""
     result, path = study(cfg)
-    log_table(table(result))
+    with logged_to(path.with_name(LOG)):
+        log_table(comparison_table(result))
     log.info(path)
 
 
-def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     """Train and score every choice with every seed, and compare them.
 
     What is finished in ``cfg.out`` isn't done again: the same command with the same ``out`` goes on where
-    one that was stopped has been. A training's folder is named after its config, so that choices
+    one that was stopped left off. A training's folder is named after its config, so that choices
     which train alike share it, and a change of the config is another training.
 
     Returns:
@@ -54,43 +54,33 @@ def study(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Raises:
         ConfigError: anything that a study, a training or an evaluation can't work with.
     """
-    check(cfg)
+    check_study(cfg)
     out = make_folder(cfg.out)
-    cells = [cell(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
-    check_alike(cells)
-    results = []
-    with locked(out), logged_to(out / "study.log"):
-        for done, each in enumerate(cells, start=1):
+    runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
+    check_comparable(runs)
+    evaluators = EvaluatorCache()
+    results: list[Result] = []
+    with locked(out, "study"), logged_to(out / LOG):
+        for number, run in enumerate(runs, start=1):
             try:
-                results.append(finished(each))
+                results.append(result_of(run, evaluators))
             except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
                 log.warning(f"stopped; the same command with out={out} goes on")
                 if getattr(stop, "code", None) == TERMINATED:
                     raise
                 raise KeyboardInterrupt from None
-            check_result(cfg, each, results)
-            say(f"{done} of {len(cells)}: {each.choice}, seed {each.seed}", results[-1], cfg.study.scores)
-    result = comparison(cfg, cells, results)
-    with whole(out / STUDY) as file:
-        file.write(json.dumps(result, indent=2).encode())
-    with whole(out / "study.md") as file:
+            check_result(cfg, run, results)
+            scores = ", ".join(f"{score} {results[-1].scores[score]:.4g}" for score in cfg.study.scores)
+            log.info(f"{number} of {len(runs)}: {run.choice}, seed {run.seed}: {scores}")
+    result = compare(cfg, runs, results)
+    result.write(out)
+    with atomic_write(out / TABLE) as file:
         file.write(markdown(result).encode())
-    return result, out / "study.md"
+    return result, out / TABLE
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other studies out of the folder."""
-    lock = FileLock(folder / "lock")
-    try:
-        with lock.acquire(blocking=False):
-            yield
-    except Timeout:
-        raise ConfigError(f"another study is at work in {folder}: choose another out") from None
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse a study that can't end in a table."""
+def check_study(cfg: DictConfig) -> None:
+    """Raise ConfigError for a study that can't end in a table."""
     check_chosen(cfg, "study")
     for key, kind in PARTS.items():
         if key not in cfg.study or not isinstance(cfg.study[key], kind):
@@ -119,77 +109,70 @@ def check(cfg: DictConfig) -> None:
                 "study.train=[]"
             )
     for score in cfg.study.scores:
-        if score not in ROWS:
-            raise ConfigError(f"study.scores has {score}: choose some of {', '.join(ROWS)}")
+        if score not in SCORES:
+            raise ConfigError(f"study.scores has {score}: choose some of {', '.join(SCORES)}")
 
 
-def finished(cell: Cell) -> dict[str, Any]:
-    """The cell's result; what isn't there yet is trained and scored."""
-    path = Path(cell.evaluation.out, RESULT)
+def result_of(run: Run, evaluators: EvaluatorCache) -> Result:
+    """Return the run's result; train and score it where that isn't done yet."""
+    path = Path(run.evaluation.out, RESULT)
     if path.is_file():
-        return json.loads(path.read_text())
-    if cell.run and not Path(cell.run.out, TRAINED).is_file():
-        train_on(cell.run)
-    result, _ = evaluate(cell.evaluation)
+        return Result.read(path)
+    if run.training and not Path(run.training.out, MARKER).is_file():
+        train_to_the_end(run.training)
+    result, _ = evaluate(run.evaluation, evaluators)
     return result
 
 
-def train_on(cfg: DictConfig) -> None:
+def train_to_the_end(cfg: DictConfig) -> None:
     """Train, from the latest checkpoint if a training was stopped here."""
     last = Path(cfg.out, "checkpoints", "last.ckpt")
     if last.is_file():
-        start = checkpoint.read(last)
-        if not checkpoint.has_ended(cfg, start):
+        start = read_checkpoint(last)
+        if not has_ended(cfg, start):
             cfg.ckpt = str(last)
             train(cfg)
     else:
         train(cfg)
-    with whole(Path(cfg.out, TRAINED)) as file:
+    with atomic_write(Path(cfg.out, MARKER)) as file:
         file.write(b"")
 
 
-def check_result(cfg: DictConfig, cell: Cell, results: Sequence[dict[str, Any]]) -> None:
-    """ConfigError, before more time is spent, if the last result can't be compared with the others."""
+def check_result(cfg: DictConfig, run: Run, results: Sequence[Result]) -> None:
+    """Raise ConfigError, before more time is spent, if the last result can't be compared with the others."""
     first, last = results[0], results[-1]
     for score in cfg.study.scores:
-        if score not in last["scores"]:
-            raise ConfigError(f"study.scores has {score}, but {cell.choice} has none: leave it out")
+        if score not in last.scores:
+            raise ConfigError(f"study.scores has {score}, but {run.choice} has none: leave it out")
     for key in SAME:
-        if last[key] != first[key]:
+        if getattr(last, key) != getattr(first, key):
             raise ConfigError(
-                f"{cell.choice}, seed {cell.seed} has {key} {last[key]}, but the first {first[key]}: their "
-                "scores can't be compared; give all choices the same"
+                f"{run.choice}, seed {run.seed} has {key} {getattr(last, key)}, but the first "
+                f"{getattr(first, key)}: their scores can't be compared; give all choices the same"
             )
 
 
-def comparison(cfg: DictConfig, cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What ``study`` returns."""
+def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> Comparison:
+    """Return what ``study`` does."""
     values = {choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices}
-    for each, result in zip(cells, results, strict=True):
-        for score in cfg.study.scores:
-            values[each.choice][score].append(result["scores"][score])
-    runs: dict[str, list[str]] = {}
-    for each in cells:
-        if each.run:
-            runs.setdefault(each.choice, []).append(Path(each.run.out).name)
-    same = {key: results[0][key] for key in ("floor_n", *SAME)}
+    trainings: dict[str, list[str]] = {}
     floor: dict[str, float] = {}
-    for result in results:  # without labels it has fewer scores
-        floor |= result["floor"]
-    return {
-        "name": cfg.name,
-        "seeds": list(cfg.seeds),
-        "scores": list(cfg.study.scores),
-        "baseline": cfg.study.baseline,
-        "choices": compare(values, cfg.study.baseline),
-        "nfe": {c.choice: r.get("cost", {}).get("nfe") for c, r in zip(cells, results, strict=True)},
-        "runs": runs,
-        "overrides": OmegaConf.to_container(cfg.study, resolve=True),
-        "floor": floor,
-        **same,
-    }
-
-
-def say(what: str, result: dict[str, Any], scores: Sequence[str]) -> None:
-    numbers = [f"{score} {result['scores'][score]:.4g}" for score in scores if score in result["scores"]]
-    log.info(f"{what}: {', '.join(numbers)}")
+    for run, result in zip(runs, results, strict=True):
+        for score in cfg.study.scores:
+            values[run.choice][score].append(result.scores[score])
+        if run.training:
+            trainings.setdefault(run.choice, []).append(Path(run.training.out).name)
+        floor |= result.floor  # without labels it has fewer scores
+    return Comparison(
+        name=cfg.name,
+        seeds=list(cfg.seeds),
+        scores=list(cfg.study.scores),
+        baseline=cfg.study.baseline,
+        choices=summaries(values, cfg.study.baseline),
+        nfe={run.choice: r.cost and r.cost.nfe for run, r in zip(runs, results, strict=True)},
+        runs=trainings,
+        overrides=OmegaConf.to_container(cfg.study, resolve=True),
+        floor=floor,
+        floor_n=results[0].floor_n,
+        **{key: getattr(results[0], key) for key in SAME},
+    )

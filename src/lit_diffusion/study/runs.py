@@ -1,147 +1,162 @@
-"""The cells of a study: a choice with a seed, as configs that have been checked."""
+"""The runs of a study: a choice with a seed, as configs that have been checked."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from lit_diffusion import checkpoint
+from lit_diffusion.checkpoint import build_denoiser
 from lit_diffusion.common.cli import composed
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.evaluate.run import check as check_evaluation
-from lit_diffusion.evaluate.run import without_data
+from lit_diffusion.common.files import sha256_of
+from lit_diffusion.evaluate.run import check_evaluation, without_data
 from lit_diffusion.features.network import OURS, load_features
-from lit_diffusion.guidance import guide
-from lit_diffusion.loading import build_sampler, guidance_of, identity, load
-from lit_diffusion.sample.run import conditions
+from lit_diffusion.loading import build_sampler, choose_guidance, load
+from lit_diffusion.sample.conditions import conditions
 
-NEEDS = {  # scores that an evaluation can do without, and the key that leaves them out
+SWITCHES = {  # scores that an evaluation can leave out, and the key that does it
     "cas": "cas_images",
     "bits_per_dim": "bits_n",
     "nearest": "memorisation",
-    "fid_check": "check",
-    "class_accuracy_check": "check",
+    "fid_second": "second",
+    "class_accuracy_second": "second",
 }
 
-ASKED_ALIKE = ("k", "cas_images", "bits_n", "bits_steps", "features", "check", "judge_seed", "data")
+# Keys of evaluations that must be the same for their scores to be compared.
+COMPARABLE = ("k", "cas_images", "bits_n", "bits_steps", "features", "second", "evaluator_seed", "data")
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """A choice with a seed.
 
     Attributes:
         choice: its name.
         seed: of training and of sampling.
-        run: the config of its training, None for none; its ``out`` is a folder that cells may share.
+        training: the config of its training, None for none; its ``out`` is a folder that runs may share.
         evaluation: the config of its evaluation.
     """
 
     choice: str
     seed: int
-    run: DictConfig | None
+    training: DictConfig | None
     evaluation: DictConfig
 
 
-def cell(cfg: DictConfig, choice: str, seed: int, out: Path) -> Cell:
-    """The configs of one cell, made before any cell starts, so that a mistake in them costs nothing."""
-    study = cfg.study
-    own = study.choices[choice] or {}
+def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
+    """Return the configs of one run, made before any run starts, so that a mistake in them costs nothing.
+
+    Args:
+        cfg: of the study.
+        choice: the choice's name.
+        seed: the seed.
+        out: folder of the study.
+
+    Raises:
+        ConfigError: a value that the run couldn't work with.
+    """
+    evaluation = plan_evaluation(cfg, choice, seed)
+    own = cfg.study.choices[choice] or {}
     own_evaluation, own_training = own.get("evaluate", []), own.get("train", [])
-    evaluating = [*study.evaluate, *own_evaluation, f"seed={seed}"]
-    evaluation = composed("evaluate", evaluating)
-    check_evaluation(evaluation)
-    if evaluation.samples and len(cfg.seeds) > 1:
-        raise ConfigError(f"{choice} has samples, which no seed changes: choose seeds=[0]")
-    for score in study.scores:
-        if score in NEEDS and evaluation[NEEDS[score]] in (0, False):
-            raise ConfigError(
-                f"study.scores has {score}, but study.evaluate has {NEEDS[score]}="
-                f"{evaluation[NEEDS[score]]}: change one of them"
-            )
-    if study.train is None:
-        for key in ("ckpt", "samples", "model"):
+    if cfg.study.train is None:
+        for key in ("ckpt", "samples", "pretrained"):
             if cfg.ckpt and evaluation.get(key):
                 raise ConfigError(
                     f"ckpt is {cfg.ckpt}, but {choice} has {key} {evaluation[key]}: leave one out"
                 )
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
-        ours = evaluation.samples is None and evaluation.get("model") is None
-        weights = identity_of(evaluation) if ours else None
-        name = name_of([*own_evaluation, f"seed={seed}"], evaluation, weights, files_of(evaluation))
+        ours = evaluation.samples is None and evaluation.get("pretrained") is None
+        weights = checked_weights(evaluation) if ours else None
+        name = folder_name([*own_evaluation, f"seed={seed}"], evaluation, weights, hashes(evaluation))
         evaluation.out = str(out / "evaluations" / name)
-        return Cell(choice, seed, None, evaluation)
-    training = [*study.train, *own_training, f"seed={seed}"]
-    run = composed("train", training)
-    check_training(choice, run, evaluation)
+        return Run(choice, seed, None, evaluation)
+    training = composed("train", [*cfg.study.train, *own_training, f"seed={seed}"])
+    check_training(choice, training, evaluation)
     overrides = [*own_evaluation, *own_training, f"seed={seed}"]
-    name = name_of(overrides, evaluation, run, files_of(evaluation))
+    name = folder_name(overrides, evaluation, training, hashes(evaluation))
     evaluation.out = str(out / "evaluations" / name)
-    run.out = str(out / "runs" / name_of([*own_training, f"seed={seed}"], run))
-    evaluation.ckpt = f"{run.out}/checkpoints/last.ckpt"  # all have then seen what they were to see
-    check_sampling(evaluation, run)
-    return Cell(choice, seed, run, evaluation)
+    training.out = str(out / "runs" / folder_name([*own_training, f"seed={seed}"], training))
+    evaluation.ckpt = f"{training.out}/checkpoints/last.ckpt"  # best.ckpt may have seen fewer images
+    check_sampling_of(evaluation, training)
+    return Run(choice, seed, training, evaluation)
 
 
-def identity_of(evaluation: DictConfig) -> str:
-    """Of the weights, once they can be sampled as it says."""
+def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
+    """Return the config of a run's evaluation; what it evaluates is still open."""
+    own = cfg.study.choices[choice] or {}
+    evaluation = composed("evaluate", [*cfg.study.evaluate, *own.get("evaluate", []), f"seed={seed}"])
+    check_evaluation(evaluation)
+    if evaluation.samples and len(cfg.seeds) > 1:
+        raise ConfigError(f"{choice} has samples, which no seed changes: choose seeds=[0]")
+    for score in cfg.study.scores:
+        if score in SWITCHES and evaluation[SWITCHES[score]] in (0, False):
+            raise ConfigError(
+                f"study.scores has {score}, but study.evaluate has {SWITCHES[score]}="
+                f"{evaluation[SWITCHES[score]]}: change one of them"
+            )
+    return evaluation
+
+
+def checked_weights(evaluation: DictConfig) -> str:
+    """Return the SHA-256 of the weights; ConfigError if they can't be sampled as the evaluation says."""
     loaded = load(evaluation)
     conditions(without_data(evaluation), loaded.denoiser)
     return loaded.identity
 
 
-def check_sampling(evaluation: DictConfig, run: DictConfig) -> None:
-    """Refuse what the trained model couldn't be sampled with."""
-    denoiser = checkpoint.build_denoiser(run)
-    build_sampler(evaluation, run).check(denoiser)
-    guide(denoiser, *guidance_of(evaluation, run, denoiser.conditional).values())
+def check_sampling_of(evaluation: DictConfig, training: DictConfig) -> None:
+    """Raise ConfigError if the trained model couldn't be sampled as the evaluation says."""
+    denoiser = build_denoiser(training)
+    build_sampler(evaluation, training).check(denoiser)
+    choose_guidance(evaluation, training).applied(denoiser)
     conditions(without_data(evaluation), denoiser)
 
 
-def check_training(choice: str, run: DictConfig, evaluation: DictConfig) -> None:
-    """Refuse a training that a study can't follow."""
-    if evaluation.ckpt or evaluation.samples or evaluation.get("model"):
+def check_training(choice: str, training: DictConfig, evaluation: DictConfig) -> None:
+    """Raise ConfigError for a training that a study can't follow."""
+    if evaluation.ckpt or evaluation.samples or evaluation.get("pretrained"):
         raise ConfigError(
-            f"{choice} trains a model, but evaluates another: leave out ckpt, samples and model"
+            f"{choice} trains a model, but evaluates another: leave out ckpt, samples and pretrained"
         )
-    if run.trainer.devices != 1 or run.trainer.strategy not in ("auto", "single_device"):
+    if training.trainer.devices != 1 or training.trainer.strategy not in ("auto", "single_device"):
         raise ConfigError(
-            f"{choice} has trainer.devices {run.trainer.devices} and trainer.strategy "
-            f"{run.trainer.strategy}, which would start the whole study on each process: choose trainer=cpu, "
-            "or trainer=gpu"
+            f"{choice} has trainer.devices {training.trainer.devices} and trainer.strategy "
+            f"{training.trainer.strategy}, which would start the whole study on each process: choose "
+            "trainer=cpu, or trainer=gpu"
         )
-    if not {"best", "last"} <= {name for name, callback in run.callbacks.items() if callback}:
+    if not {"best", "last"} <= {name for name, callback in training.callbacks.items() if callback}:
         raise ConfigError(f"{choice} leaves out callbacks.best or callbacks.last, which a study needs")
 
 
-def files_of(evaluation: DictConfig) -> list[str]:
-    """Tells one evaluation's files from another's of the same names: samples, and networks that measure."""
-    given = [str(evaluation[key]) for key in ("samples", "features", "check")]
-    return [identity(path) for path in (*given, *sorted(OURS.values())) if Path(path).is_file()]
+def hashes(evaluation: DictConfig) -> list[str]:
+    """Return the hashes of the files that an evaluation reads: samples, and networks that measure."""
+    given = [str(evaluation[key]) for key in ("samples", "features", "second")]
+    return [sha256_of(path) for path in (*given, *sorted(OURS.values())) if Path(path).is_file()]
 
 
-def name_of(overrides: Sequence[str], *settings: DictConfig | list[str] | str | None) -> str:
-    """A folder's name: as much of the overrides as can be read, and a hash of all that they mean."""
+def folder_name(overrides: Sequence[str], *settings: DictConfig | list[str] | str | None) -> str:
+    """Return a folder's name: the readable part of the overrides, and a hash of all that they mean."""
     readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
     plain = [OmegaConf.to_container(s) if isinstance(s, DictConfig) else s for s in settings]
     return f"{readable}-{hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:10]}"
 
 
-def check_alike(cells: Sequence[Cell]) -> None:
-    """ConfigError, before anything is done, if the cells' scores couldn't be measured and compared."""
-    first = cells[0]
-    for key in ("features", "check"):
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raise ConfigError, before anything is done, if the runs' scores couldn't be measured and compared."""
+    first = runs[0]
+    for key in ("features", "second"):
         if isinstance(first.evaluation[key], str):
             load_features(first.evaluation[key], key)
-    for each in cells[1:]:
-        known = () if first.evaluation.samples or each.evaluation.samples else ("n",)
-        for key in (*known, *ASKED_ALIKE):
-            ours, theirs = first.evaluation.get(key), each.evaluation.get(key)
+    for run in runs[1:]:
+        known = () if first.evaluation.samples or run.evaluation.samples else ("n",)
+        for key in (*known, *COMPARABLE):
+            ours, theirs = first.evaluation.get(key), run.evaluation.get(key)
             if ours != theirs:
                 raise ConfigError(
-                    f"{each.choice} has {key} {theirs}, but {first.choice} has {ours}: their scores can't be "
+                    f"{run.choice} has {key} {theirs}, but {first.choice} has {ours}: their scores can't be "
                     "compared; give all choices the same"
                 )

@@ -1,4 +1,4 @@
-"""Metrics of training itself."""
+"""The loss by time."""
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ class BinnedMean(Metric):
         self.add_state("count", torch.zeros(bins), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, t: Tensor) -> None:
-        """values and t are (B,)."""
+        """Add values (B,) at times t (B,)."""
         index = (t * self.bins).ceil().long().clamp(1, self.bins) - 1  # t = 0.1 ends the first bin
         self.total.index_add_(0, index, values.to(self.total))
         self.count.index_add_(0, index, torch.ones_like(values).to(self.count))
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of all under "mean", and of every bin that was met under "0.0-0.1" and so on."""
-        met = self.count.nonzero().flatten().tolist()
-        means = {f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": self.total[k] / self.count[k] for k in met}
+        """Return the mean of all as "mean", and that of every bin with values as "0.0-0.1" and so on."""
+        filled = self.count.nonzero().flatten().tolist()
+        means = {
+            f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": self.total[k] / self.count[k] for k in filled
+        }
         return {"mean": self.total.sum() / self.count.sum(), **means}

@@ -1,21 +1,25 @@
 """One training step, one validation step, the optimizer."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.binned_mean import BinnedMean
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) in [-1, 1] and labels (B,)
 
 
 class LitDiffusion(L.LightningModule):
-    """Trains a Denoiser's network by mean squared error in the prediction's space.
+    """Trains a denoiser's network by mean squared error in the prediction's space.
 
     All randomness of a step (times, noise, dropped labels, dropout) is a function of (seed, step),
     so that a resumed run is the straight run. Times and noise are drawn for the global batch and
@@ -36,7 +40,7 @@ class LitDiffusion(L.LightningModule):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: NetworkDenoiser,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         lr_scheduler: dict[str, Any] | None = None,
         label_dropout: float = 0.1,
@@ -65,7 +69,7 @@ class LitDiffusion(L.LightningModule):
         self.val_loss = BinnedMean()
 
     def losses(self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Tensor:
-        """Each image's loss, (B,), for images x and noise eps (B, C, H, W), labels y and times t (B,)."""
+        """Return the loss (B,) of images x with noise eps (B, C, H, W), labels y and times t (B,)."""
         schedule, prediction = self.denoiser.schedule, self.denoiser.prediction
         alpha, sigma = schedule.alpha_sigma(t, x)
         output = self.denoiser.output(alpha * x + sigma * eps, t, y)
@@ -74,19 +78,19 @@ class LitDiffusion(L.LightningModule):
         if self.min_snr_gamma is None:
             return loss
         weight = schedule.log_snr(t).exp().clamp(max=self.min_snr_gamma)
-        return loss * weight / prediction.slope(alpha, sigma).flatten() ** 2
+        return loss * weight / prediction.dx_weight(alpha, sigma).flatten() ** 2
 
     def on_train_start(self) -> None:
         self._logged_step = self.global_step
 
-    def on_train_batch_start(self, batch, batch_idx: int) -> None:
-        """Seeds what a network may draw for itself, dropout say."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what a network may draw itself, for dropout for example."""
         seed = rng.key_to_seed(self.seed, "network", *self._step_key(batch_idx), self.global_rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed does the same, 0.3 ms slower
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
-    def training_step(self, batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
         t, eps, uniform = self._draw(x, *self._step_key(batch_idx))
         y = torch.where(uniform < self.label_dropout, self.denoiser.null(y), y)
@@ -94,12 +98,12 @@ class LitDiffusion(L.LightningModule):
         self.train_loss.update(loss.detach(), t)
         return loss.mean()
 
-    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > self._logged_step:
             self._logged_step = self.global_step
             self._log_losses("train", self.train_loss)
 
-    def validation_step(self, batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
         if len(x) == 0:  # the last batch can be too small for every process to get an image
             return
@@ -109,17 +113,18 @@ class LitDiffusion(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_losses("val", self.val_loss)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
         if not self.lr_scheduler:
             return optimizer
-        make, told = self.lr_scheduler["scheduler"], {}
-        if "total_steps" in inspect.signature(make).parameters and "total_steps" not in make.keywords:
-            told["total_steps"] = self._run_length(self.lr_scheduler.get("interval", "epoch"))
-        return [optimizer], [{**self.lr_scheduler, "scheduler": make(optimizer, **told)}]
+        scheduler, options = self.lr_scheduler["scheduler"], {}
+        wants_length = "total_steps" in inspect.signature(scheduler).parameters
+        if wants_length and "total_steps" not in scheduler.keywords:
+            options["total_steps"] = self._run_length(self.lr_scheduler.get("interval", "epoch"))
+        return [optimizer], [{**self.lr_scheduler, "scheduler": scheduler(optimizer, **options)}]
 
     def _run_length(self, interval: str) -> int:
-        """The run's optimizer steps or epochs, the last epoch perhaps a part of one."""
+        """Return the run's optimizer steps, or its epochs, the last one perhaps incomplete."""
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigError(
@@ -129,8 +134,8 @@ class LitDiffusion(L.LightningModule):
         if interval == "step":
             return int(steps)
         self.trainer.fit_loop.setup_data()  # counts the batches
-        per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        return -(-int(steps) // per_epoch)
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return math.ceil(steps / per_epoch)
 
     def _step_key(self, batch_idx: int) -> tuple[int, int]:
         if self.fixed_noise:
@@ -138,7 +143,7 @@ class LitDiffusion(L.LightningModule):
         return self.global_step, batch_idx % self.trainer.accumulate_grad_batches
 
     def _draw(self, x: Tensor, *key: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Times (B,), noise like x, and uniform numbers (B,): this process's share of the global batch."""
+        """Draw times (B,), noise like x, and uniform numbers (B,): this process's share of the batch."""
         rank, world_size = self.global_rank, self.trainer.world_size
         n = len(x) * world_size
         generator = rng.generator(self.seed, "train", *key, device=self.device)
@@ -148,7 +153,7 @@ class LitDiffusion(L.LightningModule):
         return t[rank::world_size], eps[rank::world_size], uniform[rank::world_size]
 
     def _draw_fixed(self, x: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Times (B,) and noise like x for validation: a function of each image's place in the data."""
+        """Draw times (B,) and noise like x for validation: a function of each image's place in the data."""
         rank, world_size = self.global_rank, self.trainer.world_size
         places = range(rank, rank + len(x) * world_size, world_size)
         seed = rng.key_to_seed(self.seed, "validate", batch_idx)

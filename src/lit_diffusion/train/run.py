@@ -1,4 +1,4 @@
-"""What the training command does."""
+"""Training: a config in, a trained model in the run's folder out."""
 
 import logging
 import subprocess
@@ -18,23 +18,24 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from lit_diffusion import checkpoint
+from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import make_folder
+from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
-from lit_diffusion.common.loggers import WandbId
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
+from lit_diffusion.train.callbacks.wandb_id import WandbId
 from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.train.resume import check_same_run
 
-say = rank_zero_only(log.info)
+log_once = rank_zero_only(log.info)  # of several processes, the first one says it
 
 TERMINATED = 143  # a shell's exit status for SIGTERM
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Train; return the metric that Hydra's sweepers optimise."""
+    """Train; return the metric that Hydra's sweepers optimise, None if the run has none of this name."""
     metrics, _ = train(cfg)
     return metrics.get(cfg.optimized_metric)
 
@@ -48,12 +49,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         ConfigError: a value that can't work; found before training starts.
     """
-    check(cfg)
+    check_trainer(cfg)
     make_folder(cfg.out)
-    quieten()
-    start = checkpoint.read(cfg.ckpt) if cfg.ckpt else None
+    silence_warnings()
+    start = read_checkpoint(cfg.ckpt) if cfg.ckpt else None
     if start:
-        checkpoint.check_same_run(cfg, start, cfg.ckpt)
+        check_same_run(cfg, start, cfg.ckpt)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     module = build_module(cfg)
@@ -62,35 +63,31 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             f"model.num_classes is {module.denoiser.num_classes}, but the data have {datamodule.num_classes} "
             f"classes: choose {datamodule.num_classes}, or 0 for a model without labels"
         )
-    callbacks = [instantiate(c, _convert_="all") for c in cfg.callbacks.values() if c]
-    for callback in callbacks:
-        if isinstance(callback, AfterEpochs):
-            callback.check(module.denoiser)
-    loggers = build_loggers(cfg, start)
-    trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=loggers)
-    say(describe(module))
+    callbacks = build_callbacks(cfg, module)
+    trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=build_loggers(cfg, start))
+    log_once(describe(module))
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
     except BaseException as error:
         wandb.finish(exit_code=1)
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint) and Path(callback.dirpath, "last.ckpt").is_file():
-                say(f"stopped; to go on, give the same overrides and ckpt={callback.dirpath}/last.ckpt")
+                log_once(f"stopped; to go on, give the same overrides and ckpt={callback.dirpath}/last.ckpt")
         if isinstance(error, SIGTERMException):
             raise SystemExit(TERMINATED) from None
         raise
     wandb.finish()
     for callback in callbacks:
         if isinstance(callback, Samples):
-            say(f"samples: {callback.last_grid}")
+            log_once(f"samples: {callback.last_grid}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return metrics, {"trainer": trainer, "module": module, "datamodule": datamodule}
 
 
 def build_module(cfg: DictConfig) -> LitDiffusion:
-    """The LightningModule of a config, its hyper-parameters the whole config in plain values."""
+    """Return the LightningModule of a config, with the whole config in plain values as hyper-parameters."""
     module = instantiate(cfg.module, _convert_="all")(
-        denoiser=checkpoint.build_denoiser(cfg),
+        denoiser=build_denoiser(cfg),
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         lr_scheduler=instantiate(cfg.lr_scheduler, _convert_="all"),
     )
@@ -103,16 +100,33 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
     return module
 
 
+def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
+    """Return the config's callbacks.
+
+    Raises:
+        ConfigError: one of them can't work with the module's denoiser.
+    """
+    callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
+    for callback in callbacks:
+        if isinstance(callback, AfterEpochs):
+            callback.check(module.denoiser)
+    return callbacks
+
+
 def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]:
-    """The loggers asked for; W&B goes on in the run that the checkpoint came from."""
+    """Return the config's loggers; W&B goes on in the run that the checkpoint came from."""
     loggers = cfg.logger.copy()
     if start and "wandb" in loggers and loggers.wandb.id is None:
         loggers.wandb.id = start["callbacks"]["wandb"]["id"]
     return [instantiate(logger, _convert_="all") for logger in loggers.values()]
 
 
-def build_trainer(cfg: DictConfig, **parts) -> L.Trainer:
-    """The trainer of a config; what Lightning won't take is the user's to mend."""
+def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
+    """Return the trainer of a config.
+
+    Raises:
+        ConfigError: Lightning refuses one of its values.
+    """
     try:
         saves = any(isinstance(c, ModelCheckpoint) for c in parts.get("callbacks", []))
         return instantiate(cfg.trainer, _convert_="all")(
@@ -122,8 +136,8 @@ def build_trainer(cfg: DictConfig, **parts) -> L.Trainer:
         raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse what the machine or the launcher can't do."""
+def check_trainer(cfg: DictConfig) -> None:
+    """Raise ConfigError for a seed, a logging interval, a device or a launcher that can't work."""
     accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
     if cfg.trainer.log_every_n_steps < 1:
         raise ConfigError(f"trainer.log_every_n_steps is {cfg.trainer.log_every_n_steps}: choose 1 or more")
@@ -140,8 +154,8 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def quieten() -> None:
-    """Silence Lightning's advertisements, and warnings about what is meant to be so here."""
+def silence_warnings() -> None:
+    """Silence Lightning's advertisements, and its warnings about what is intended here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -158,7 +172,7 @@ def quieten() -> None:
 
 
 def describe(module: LitDiffusion) -> str:
-    """What is about to be trained, in a line."""
+    """Return the parts and the size of the model in a line."""
     denoiser = module.denoiser
     parts = (type(part).__name__ for part in (denoiser.network, denoiser.schedule, denoiser.prediction))
     return f"{' / '.join(parts)}, {count_parameters(module):,} parameters"
@@ -169,7 +183,7 @@ def count_parameters(module: torch.nn.Module) -> int:
 
 
 def git_commit() -> str | None:
-    """The commit of this package's folder, if it is under git."""
+    """Return the commit of this package's folder, None if it isn't under git."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

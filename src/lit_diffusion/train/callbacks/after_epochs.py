@@ -1,4 +1,4 @@
-"""When a callback looks at the model while it learns."""
+"""Callbacks that work after some epochs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,38 +8,39 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.callbacks.ema import averaged
+from lit_diffusion.train.module import LitDiffusion
 
 
 class AfterEpochs(L.Callback, ABC):
     """Works after some epochs and at the end, with the averaged weights, on one process.
 
     Args:
-        epochs: after every so many, or after those of a list, the first being 1; 0: at the end alone.
+        epochs: after every so many, or after those of a list, the first being 1; 0: only at the end.
     """
 
     def __init__(self, epochs: int | Sequence[int] = 1):
-        wanted = [epochs] if isinstance(epochs, int) else epochs
-        if not all(isinstance(epoch, int) and epoch >= 0 for epoch in wanted):
+        listed = [epochs] if isinstance(epochs, int) else epochs
+        if not all(isinstance(epoch, int) and epoch >= 0 for epoch in listed):
             raise ConfigError(
                 f"{type(self).__name__}'s epochs is {epochs}: choose a whole number, or a list such as [1, 5]"
             )
         self.epochs = epochs
         self._done_at = -1
 
-    def check(self, denoiser: Denoiser) -> None:
-        """ConfigError if it can't work with this denoiser."""
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        """Raise ConfigError if the callback can't work with this denoiser."""
 
     @abstractmethod
-    def work(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What there is to do."""
+    def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
+        """Do the callback's work, once; the averaged weights are in place."""
 
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         if self._due(trainer.current_epoch + 1):
             self._work_once(trainer, pl_module)
 
-    def on_train_end(self, trainer, pl_module) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         self._work_once(trainer, pl_module)
 
     def _due(self, epoch: int) -> bool:
@@ -48,7 +49,7 @@ class AfterEpochs(L.Callback, ABC):
         return epoch in self.epochs
 
     @rank_zero_only
-    def _work_once(self, trainer, pl_module) -> None:
+    def _work_once(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         if trainer.global_step == self._done_at:
             return
         self._done_at = trainer.global_step

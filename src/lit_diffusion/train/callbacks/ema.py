@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,18 +32,20 @@ class EMA(L.Callback):
         self.average: dict[str, Tensor] = {}
         self.swapped = False
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.average = {
             name: self.average.get(name, weight).clone().to(weight.device, torch.float32)
             for name, weight in float_tensors(pl_module).items()
         }
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._update(trainer, pl_module)
 
     @contextmanager
-    def applied(self, pl_module) -> Iterator[None]:
-        """Inside, the module's weights are the average."""
+    def applied(self, pl_module: torch.nn.Module) -> Iterator[None]:
+        """Give the module its averaged weights while inside."""
         before = self.swapped
         self._swap(pl_module, True)
         try:
@@ -50,25 +53,27 @@ class EMA(L.Callback):
         finally:
             self._swap(pl_module, before)
 
-    def on_validation_start(self, trainer, pl_module) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._swap(pl_module, True)
 
-    def on_validation_end(self, trainer, pl_module) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._swap(pl_module, False)
 
-    def on_exception(self, trainer, pl_module, exception) -> None:
-        """Called before a checkpoint is saved: the exception may have come between a step and its update."""
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Undo the swap, and update after a step that the exception cut off, before a checkpoint is saved."""
         self._swap(pl_module, False)
         self._update(trainer, pl_module)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
         self.average = state["average"]
 
-    def _update(self, trainer, pl_module) -> None:
+    def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == self.updates or not self.average:
             return
         self.updates = trainer.global_step
@@ -77,7 +82,7 @@ class EMA(L.Callback):
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
-    def _swap(self, pl_module, swapped: bool) -> None:
+    def _swap(self, pl_module: torch.nn.Module, swapped: bool) -> None:
         if swapped == self.swapped or not self.average:
             return
         weights = float_tensors(pl_module)
@@ -89,13 +94,13 @@ class EMA(L.Callback):
 
 
 def float_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint keeps of the module, less its integers: live, not copied."""
+    """Return the module's floating-point parameters and buffers: live, not copied."""
     return {name: weight for name, weight in module.state_dict().items() if weight.is_floating_point()}
 
 
 @contextmanager
 def averaged(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
-    """Inside, the module has its averaged weights, if the trainer keeps any, and is in eval mode."""
+    """Give the module its averaged weights, if the trainer keeps any, and eval mode while inside."""
     ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
     training = pl_module.training
     pl_module.eval()

@@ -1,11 +1,13 @@
-"""How fast training goes, and how far it has come."""
+"""How fast training runs, and how far it has come."""
 
 import sys
 import time
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from torch.optim import Optimizer
 
 from lit_diffusion.common.log import log
 
@@ -17,20 +19,24 @@ class Perf(L.Callback):
     the images per second.
     """
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restart(trainer)
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restart(trainer)
 
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps:
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         pl_module.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]})
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         steps = trainer.global_step - self.step
         if trainer.global_step % trainer.log_every_n_steps or steps == 0:
             return
@@ -39,19 +45,19 @@ class Perf(L.Callback):
         pl_module.log("perf/images_per_second", rate)
         self._restart(trainer)
 
-    def on_validation_end(self, trainer, pl_module) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restart(trainer)
 
-    def _restart(self, trainer) -> None:
+    def _restart(self, trainer: L.Trainer) -> None:
         self.start = time.perf_counter()
         self.step = trainer.global_step
 
 
 class PlainProgress(ProgressBar):
-    """A line now and then, for logs and pipes: epoch, step, losses, speed, time left.
+    """Logs a line now and then, where there is no terminal: epoch, step, time left, losses.
 
     Args:
-        seconds: at least so long between two lines.
+        seconds: the least time between two lines.
     """
 
     def __init__(self, seconds: float = 10.0):
@@ -60,23 +66,25 @@ class PlainProgress(ProgressBar):
         self.enabled = True
 
     def disable(self) -> None:
-        """Called by Lightning in every process but the first."""
+        """Say nothing from now on; Lightning calls it in every process but the first."""
         self.enabled = False
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.start = self.printed = time.perf_counter()
         self.first_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
         if now - self.printed >= self.seconds:
             self.printed = now
             self._line(trainer, now)
 
-    def on_train_end(self, trainer, pl_module) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._line(trainer, time.perf_counter())
 
-    def _line(self, trainer, now: float) -> None:
+    def _line(self, trainer: L.Trainer, now: float) -> None:
         if not self.enabled:
             return
         step, steps = trainer.global_step, trainer.estimated_stepping_batches
@@ -89,7 +97,7 @@ class PlainProgress(ProgressBar):
 
 
 def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:
-    """A rich bar on a terminal, plain lines elsewhere.
+    """Return a rich bar for a terminal, plain lines for anything else.
 
     Args:
         refresh_rate: steps between two updates of the bar.

@@ -1,8 +1,9 @@
-"""Pictures of what the model makes, while it learns."""
+"""Pictures of what the model makes, while it is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,43 +14,46 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import grid, save_png, to_float
-from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.guidance import guide
+from lit_diffusion.common.rng import ImageNoise
+from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
+from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
-from lit_diffusion.samplers.film import Film
-from lit_diffusion.samplers.generate import generate, one_step
+from lit_diffusion.samplers.generate import generate
+from lit_diffusion.samplers.hooks import Trajectory
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
+from lit_diffusion.train.module import LitDiffusion
 
 
 class Samples(AfterEpochs):
-    """A grid of samples.
+    """Draws a grid of samples.
 
     The noise is the same each time, so that progress shows. The grid goes to every logger that
     takes pictures, and as ``samples/grid_step_000123.png`` into the run's folder. Beside it goes a
     trajectory: for the first few samples, x_t above and the estimate of x below it, at the times
-    nearest to those asked for.
+    nearest to ``trajectory_times``.
 
     Args:
         sampler: how to sample.
+        guidance: scale, interval and rescale, as in ``Guidance``.
         n: number of samples of each seed; labels, if the model knows any, come in turn.
         columns: samples in a row.
         epochs: as in ``AfterEpochs``.
-        guidance, guidance_interval, guidance_rescale: as in ``Guided``; 1: the conditional model as it is.
         trajectory_times: times t in [0, 1] to show, 0 being the finished image; none: no trajectory.
         trajectory_n: samples shown in the trajectory.
         seeds: of the noise; the grid shows them one below the other.
+
+    Raises:
+        ConfigError: a value outside its range.
     """
 
     def __init__(
         self,
         sampler: Sampler,
+        guidance: Mapping[str, Any],
         n: int = 100,
         columns: int = 10,
         epochs: int | Sequence[int] = 1,
-        guidance: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_rescale: float = 0.0,
-        trajectory_times: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0),
+        trajectory_times: Sequence[float] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0),
         trajectory_n: int = 5,
         seeds: Sequence[int] = (0,),
     ):
@@ -67,38 +71,38 @@ class Samples(AfterEpochs):
                 "one, so that each seed has rows of its own"
             )
         self.sampler = sampler
+        self.guidance = Guidance(**guidance)
         self.n = n
         self.columns = columns
-        self.guided = partial(guide, scale=guidance, interval=guidance_interval, rescale=guidance_rescale)
         self.trajectory_times = trajectory_times
         self.trajectory_n = min(trajectory_n, n)
         self.seeds = seeds
         self.last_grid: Path | None = None
 
-    def check(self, denoiser: Denoiser) -> None:
-        """ConfigError if this denoiser can't be sampled so: too many steps, or guidance without labels."""
+    def check(self, denoiser: NetworkDenoiser) -> None:
         self.sampler.check(denoiser)
-        self.guided(denoiser)
+        self.guidance.applied(denoiser)
 
-    def work(self, trainer, pl_module) -> None:
-        film = Film(self.sampler.times(pl_module.denoiser.schedule), self.trajectory_times)
-        x = self._sample(pl_module, trainer.datamodule.image_shape, film)
-        self.last_grid = show(trainer, "samples/grid", grid(x, self.columns))
-        if film.frames and self.trajectory_n:
-            frames = torch.stack(film.frames, dim=1)[: self.trajectory_n]  # (n, times, 2, C, H, W)
+    def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
+        times = self.sampler.times(pl_module.denoiser.schedule)
+        trajectory = Trajectory(times, self.trajectory_times, self.trajectory_n)
+        x = self._sample(pl_module, trainer.datamodule.image_shape, trajectory)
+        self.last_grid = log_picture(trainer, "samples/grid", grid(x, self.columns))
+        if trajectory.frames and self.trajectory_n:
+            frames = torch.stack(trajectory.frames, dim=1)  # (n, times, 2, C, H, W)
             rows = frames.transpose(1, 2).flatten(0, 2)  # per sample, x_t at each time, then x
-            show(trainer, "samples/trajectory", grid(rows, len(film.frames)))
+            log_picture(trainer, "samples/trajectory", grid(rows, len(trajectory.frames)))
 
-    def _sample(self, pl_module, shape: tuple[int, ...], film: Film) -> Tensor:
-        denoiser = self.guided(pl_module.denoiser)
+    def _sample(self, pl_module: LitDiffusion, shape: tuple[int, ...], trajectory: Trajectory) -> Tensor:
+        denoiser = self.guidance.applied(pl_module.denoiser)
         y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
         draw = partial(generate, self.sampler, denoiser, range(self.n), shape, y=y, device=pl_module.device)
         first, *others = self.seeds
-        return torch.cat([draw(first, after_step=film), *(draw(seed) for seed in others)])
+        return torch.cat([draw(first, after_step=trajectory), *(draw(seed) for seed in others)])
 
 
 class Denoised(AfterEpochs):
-    """Validation images, the same with noise, and what the network makes of these in one step.
+    """Draws validation images, the same with noise, and the network's estimates of them in one step.
 
     Each column is an image; below it, for each time, x_t and the estimate of x.
 
@@ -107,6 +111,9 @@ class Denoised(AfterEpochs):
         times: times t in [0, 1].
         epochs: as in ``AfterEpochs``.
         seed: of the noise.
+
+    Raises:
+        ConfigError: a value outside its range.
     """
 
     def __init__(
@@ -126,15 +133,47 @@ class Denoised(AfterEpochs):
         self.times = times
         self.seed = seed
 
-    def work(self, trainer, pl_module) -> None:
+    def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         x, y = trainer.datamodule.val_set[: self.n]
         x = to_float(x)
-        rows = [x, *one_step(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
-        show(trainer, "samples/denoised", grid(torch.cat(rows), len(x)))
+        rows = [x, *denoised_once(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
+        log_picture(trainer, "samples/denoised", grid(torch.cat(rows), len(x)))
 
 
-def show(trainer: L.Trainer, key: str, image: Image.Image) -> Path:
-    """Give a picture to every logger that takes pictures, and to the run's folder; the file's path."""
+@torch.no_grad()
+def denoised_once(
+    denoiser: Denoiser,
+    x: Tensor,
+    y: Tensor | None,
+    times: Sequence[float],
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """Noise images to each of the times, and denoise them in one step.
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate.
+        x: clean images, (B, C, H, W).
+        y: their labels, (B,); not used by a model without labels.
+        times: t in [0, 1].
+        seed: of the noise; image k has the same at every time.
+
+    Returns:
+        x_t and the estimate of x, (B, C, H, W) each, on the CPU, of the first time, then of the next.
+    """
+    noise = ImageNoise(seed, range(len(x)), x.shape[1:], device)()
+    x = x.to(device)
+    y = y.to(device) if y is not None and denoiser.num_classes else None
+    shown = []
+    for time in times:
+        t = torch.full((len(x),), time, dtype=torch.float32, device=device)
+        x_t = denoiser.schedule.noised(x, noise, t)
+        shown += [x_t.cpu(), denoiser(x_t, t, y).x.cpu()]
+    return shown
+
+
+def log_picture(trainer: L.Trainer, key: str, image: Image.Image) -> Path:
+    """Give a picture to every logger that takes pictures, and to the run's folder; return its file."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
