@@ -24,10 +24,10 @@ format: .venv/installed-test ## Mend style
 	$(BIN)/ruff format .
 
 bench: .venv/installed-test ## Time this project against the tutorial's own code
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/tools/bench.py
 
 mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python tests/tools/mutants.py
 
 same: .venv/installed-test ## Compare with another commit, bit by bit: make same REV=HEAD~1
 	$(BIN)/python tests/tools/same.py $(or $(REV),HEAD)

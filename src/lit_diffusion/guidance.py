@@ -86,8 +86,9 @@ class Guided(Combinator):
         self.guidance = Guidance(scale, interval, rescale)
         if not denoiser.conditional:
             raise ConfigError(
-                f"guidance is {asdict(self.guidance)}, but this model was trained without labels: leave "
-                "guidance out, or train one with model.num_classes=10"
+                f"guidance.scale is {scale}, guidance.interval {list(self.guidance.interval)} and "
+                f"guidance.rescale {rescale}, but this model was trained without labels: leave guidance out, "
+                "or train one with model.num_classes=10"
             )
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:

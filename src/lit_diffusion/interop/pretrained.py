@@ -105,7 +105,7 @@ class Pretrained(NetworkDenoiser):
             PipelineNetwork(unet, low, noise_level), PipelineSchedule(scheduler), PREDICTIONS[prediction]()
         )
         self.pipeline = pipeline
-        self.learns_variance = unet.config.out_channels == 2 * self.shape[0]
+        self.learns_variance = unet.config.get("out_channels") == 2 * self.shape[0]
         # Made at once: made later, it would bring an offloaded text encoder back beside the U-Net.
         self.unconditional = self._embed(negative_prompt) if unconditional is None else unconditional
         self.conditional = self.unconditional is not None

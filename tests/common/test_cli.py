@@ -1,0 +1,173 @@
+"""The commands as a person types them, each in a process of its own."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from commands import DIGITS, ROOT, TINY
+from forked import run_script
+
+from lit_diffusion.common.cli import VERBS
+
+TRAIN = str(ROOT / "train.py")
+DEBUG = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim"]
+
+
+def test_help_is_quick_and_reads_well(run):
+    """Quick because nothing heavy is imported; asserted as that, since time can't be."""
+    result = run(TRAIN, "--help")
+    assert result.returncode == 0
+    for line in (
+        "model: attn_unet, convnext_unet, deepfloyd, deepfloyd_256, fc_unet, pretrained, small_unet",
+        "experiment=quickstart",
+        "usage: python train.py",
+    ):
+        assert line in result.stdout
+    heavy = "import sys\nfrom lit_diffusion.train import __main__\nprint('torch' in sys.modules)"
+    assert run("-c", heavy).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"train"}))
+def test_help_of_the_other_commands(tmp_path, verb):
+    result = run_script("-m", f"lit_diffusion.{verb}", "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"usage: python -m lit_diffusion.{verb}" in result.stdout
+
+
+def test_every_verb_has_a_room_and_a_config():
+    """The one table of verbs is all of them."""
+    rooms = {path.parent.name for path in (ROOT / "src" / "lit_diffusion").glob("*/__main__.py")}
+    assert {*VERBS} == rooms == {path.stem for path in (ROOT / "conf").glob("*.yaml")}
+
+
+def test_the_console_script(tmp_path):
+    """``lit-diffusion`` lists its verbs, refuses others, and is the same command as python -m."""
+    script = str(tmp_path / "lit-diffusion")
+    Path(script).write_text("from lit_diffusion.common.cli import main\nmain()\n")
+    listed = run_script(script, cwd=tmp_path)
+    assert [line.split()[0] for line in listed.stdout.splitlines()[2:-2]] == [*VERBS]
+    wrong = run_script(script, "paint", cwd=tmp_path)
+    assert wrong.returncode == 1 and "there is no command paint: choose one of train, sample" in wrong.stderr
+    sampled = run_script(script, "sample", "n=1", "steps=1", "gif=false", cwd=tmp_path)
+    assert sampled.returncode == 0, sampled.stderr
+    (picture,) = (tmp_path / "outputs" / "sample").glob("*/grid.png")
+    assert sampled.stdout.strip() == str(picture)
+    assert picture.with_name("sample.log").read_text().strip() == sampled.stdout.strip()
+
+
+def test_sample_help(run):
+    result = run("-m", "lit_diffusion.sample", "--help")
+    assert "guidance: null" in result.stdout
+    assert "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, unipc" in result.stdout
+
+
+def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
+    trained = run(TRAIN, *DEBUG, "model.num_classes=10", "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    assert "samples: " in trained.stdout
+    assert (tmp_path / "run" / ".hydra" / "overrides.yaml").is_file()
+    ckpt = "ckpt=run/checkpoints/last.ckpt"
+    sampled = run(
+        "-m", "lit_diffusion.sample", ckpt, "steps=3", "n=12", "rows=2", "out=here", "guidance.scale=2"
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    assert sampled.stdout.split() == ["here/grid.png", "here/trajectory.gif"]
+    few = ["steps=3", "edit.n=1", "dpi=40"]
+    edited = run("-m", "lit_diffusion.edit", "edit=hybrid", ckpt, *few, "out=there")
+    assert edited.returncode == 0, edited.stderr
+    assert edited.stdout.split() == ["there/hybrid.png", "there/result.png"]
+
+
+@pytest.mark.parametrize(
+    "command, says",
+    [
+        ([TRAIN, "schedule=cosin"], "Could not find 'schedule/cosin'"),
+        ([TRAIN, "optimizer.learning_rate=1"], "Key 'learning_rate' is not in struct"),
+        ([TRAIN, *DEBUG, "sampler.steps=1001"], "error: the sampler wants 1001 steps"),
+        ([TRAIN, *DEBUG, "model.heads=3"], "error: model.heads is 3"),
+        ([TRAIN, *DEBUG, "sampler.eta=2"], "error: sampler.eta is 2"),
+        ([TRAIN, *DEBUG, "ckpt=nowhere"], "error: ckpt nowhere does not exist"),
+        ([TRAIN, *DEBUG, "data.batch_size=400"], "error: data.batch_size 400"),
+        (["-m", "lit_diffusion.sample", "ckpt=nowhere"], "error: ckpt nowhere does not exist"),
+        ([TRAIN, *DEBUG, "trainer.precision=17"], "error: Lightning refuses the trainer: Precision 17"),
+        (["-m", "lit_diffusion.export"], "error: ckpt is missing"),
+        (["-m", "lit_diffusion.sample", "ckpt=x", "n=many"], "error: n is many"),
+    ],
+)
+def test_a_mistake_is_one_sentence(command, says, tmp_path):
+    result = run_script(*command, cwd=tmp_path)
+    assert result.returncode != 0
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_traceback_is_there_for_those_who_ask(tmp_path):
+    result = run_script(TRAIN, *DEBUG, "sampler.steps=1001", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_a_mistake_in_one_job_of_a_multirun_leaves_the_others(tmp_path):
+    jobs = ["-m", *DEBUG, "hydra.sweep.dir=sweep", "sampler.steps=1001,4"]
+    result = run_script(TRAIN, *jobs, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "error: the sampler wants 1001 steps" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_multirun_with_ddp_is_refused(tmp_path):
+    jobs = ["-m", *DEBUG, "schedule=cosine,flow", "trainer=ddp_cpu"]
+    result = run_script(TRAIN, *jobs, cwd=tmp_path)
+    assert result.returncode != 0
+    assert "ddp_spawn" in result.stderr
+
+
+def test_the_installed_wheel_is_the_same_command(tmp_path):
+    """Unpacked where nothing else is, it trains in an empty folder, and has the model that ships."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
+    subprocess.run([*build, "-w", str(tmp_path)], check=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    shutil.copy(ROOT / "tests" / "digits.py", site)
+    shutil.copytree(ROOT / "tests" / "data", site / "data")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, "-m", "lit_diffusion.train", *DEBUG, "hydra.run.dir=run"]
+    where = [sys.executable, "-c", "import lit_diffusion; print(lit_diffusion.__file__)"]
+    environment = {"PYTHONPATH": str(site), "PATH": "", "HOME": str(empty)}
+    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True)
+    assert str(site) in found.stdout
+    sampling = [sys.executable, "-m", "lit_diffusion.sample", "n=1", "steps=1", "gif=false", "out=drawn"]
+    for each in (command, sampling):
+        subprocess.run(each, cwd=empty, env=environment, check=True, capture_output=True)
+    assert (empty / "run" / "checkpoints" / "best.ckpt").is_file()
+    assert (empty / "drawn" / "grid.png").is_file()
+    assert {path.name for path in (site / "lit_diffusion" / "trained").iterdir()} == {
+        path.name for path in (ROOT / "src" / "lit_diffusion" / "trained").iterdir()
+    }
+
+
+def test_the_readmes_own_schedule_and_network_train(run, tmp_path):
+    """Typed from the README into a copy of the project: one file and one yaml each."""
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    files = re.findall(r"```\w+\n# ((?:src|conf)/\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [Path(name).name for name, _ in files] == [
+        "quadratic.py",
+        "quadratic.yaml",
+        "plain.py",
+        "plain.yaml",
+    ]
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    path = f"{tmp_path / 'src'}:{ROOT / 'tests'}"
+    choices = ["schedule=quadratic", "model=plain", "debug=limit", "sampler=ddim"]
+    result = run("-m", "lit_diffusion.train", *DIGITS, *choices, PYTHONPATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "Plain / Quadratic / Eps" in result.stdout

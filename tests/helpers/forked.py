@@ -1,0 +1,44 @@
+"""Scripts in processes forked from one that has imported the libraries: importing is most of a short run."""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from commands import clean
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch", "torchvision", "torchmetrics", "lightning", "hydra"])
+
+
+def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """As run_python, for a file, or for "-m" and a module."""
+    process = FORKS.Process(target=_run, args=(script, arguments, cwd, clean(cwd, **environment)))
+    process.start()
+    process.join()
+    printed = [(cwd / name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess([script, *arguments], process.exitcode, *printed)
+
+
+def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the caller ignores it
+    torch.set_num_threads(1)
+    sys.argv = [script, *arguments]
+    try:
+        if script == "-m":
+            sys.argv = [*arguments]  # the first becomes the file
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a fork leaves out

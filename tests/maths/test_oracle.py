@@ -1,0 +1,182 @@
+"""Every schedule x prediction x sampler against data whose best denoiser is known in closed form.
+
+For Gaussian data the best denoiser is linear in x_t, so a sampler's output is an affine function of
+its starting noise and of the noise that it adds. The coefficients, read off one batch, give the
+output's mean and standard deviation exactly: no Monte Carlo.
+"""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from gaussian import Gaussian, Mixture, exact_denoiser
+
+from lit_diffusion.guidance import Guided
+from lit_diffusion.predictions import Eps, V, Velocity, X
+from lit_diffusion.samplers.ancestral import Ancestral
+from lit_diffusion.samplers.ddim import DDIM
+from lit_diffusion.samplers.dpmpp import DPMpp2M
+from lit_diffusion.samplers.grids import GRIDS
+from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.unipc import UniPC
+from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
+
+SCHEDULES = [Linear, Cosine, Sigmoid, Flow]
+PREDICTIONS = [Eps, X, V, Velocity]
+SAMPLERS = {
+    "ddim": partial(DDIM, clip=False),
+    "ddim-half": lambda steps: DDIM(steps, clip=False, eta=0.5),
+    "heun": partial(Heun, clip=False),
+    "ancestral": partial(Ancestral, clip=False),
+    "ancestral-large": lambda steps: Ancestral(steps, clip=False, variance="large"),
+}
+# Of higher order where log-SNR is smooth in the steps.
+FAST = {
+    "heun": partial(Heun, clip=False),
+    "dpmpp_2m": partial(DPMpp2M, clip=False),
+    "dpmpp_2m_sde": lambda steps, **grid: DPMpp2M(steps, clip=False, eta=1.0, **grid),
+    "unipc": partial(UniPC, clip=False),
+}
+# The largest error of the std at 200 steps, over the schedules; 5 to 10 % above what is due.
+BOUND = {
+    "ddim": 0.008,
+    "ddim-half": 0.0105,
+    "heun": 0.0008,
+    "ancestral": 0.019,
+    "ancestral-large": 0.004,
+    "dpmpp_2m": 0.00064,
+    "dpmpp_2m_sde": 0.0029,
+    "unipc": 0.0007,
+}
+
+
+class UnitNoise:
+    """Noise of which image 2 + k gets a 1 at draw k, and all else is 0."""
+
+    def __init__(self, images: int):
+        self.images = images
+        self.draws = 0
+
+    def __call__(self):
+        noise = torch.zeros(self.images, 1, 1, 1, dtype=torch.float64)
+        noise[2 + self.draws] = 1
+        self.draws += 1
+        return noise
+
+
+def output_error(schedule, prediction, sampler) -> tuple[float, float]:
+    """Errors of the output's mean and std when the start has exactly the path's distribution."""
+    denoiser = exact_denoiser(Gaussian, schedule, prediction)
+    start_time = torch.tensor(schedule.t_max, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(start_time), schedule.sigma(start_time)
+    images = sampler.steps + 2  # the mean; one std above it; and one for each draw of noise
+    start = torch.full((images, 1, 1, 1), alpha * Gaussian.mu, dtype=torch.float64)
+    start[1] += ((alpha * Gaussian.std) ** 2 + sigma**2).sqrt()
+    out = sampler(denoiser, start, noise=UnitNoise(images)).flatten()
+    std = (out[1:] - out[0]).square().sum().sqrt()
+    return float(out[0] - Gaussian.mu), float(std - Gaussian.std)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", [Linear, Cosine, Sigmoid])
+def test_gaussian_data_come_out_right_and_better_with_more_steps(schedule, prediction, sampler):
+    errors = [output_error(schedule(), prediction(), SAMPLERS[sampler](n)) for n in (50, 100, 200)]
+    mean, std = torch.tensor(errors, dtype=torch.float64).T
+    assert mean.abs().max() < 1e-6
+    assert std[-1].abs() < BOUND[sampler]
+    order = torch.log2(std[:-1].abs() / std[1:].abs()).mean()
+    # On a chain sigma starts like the root of t: equal steps in t leave Heun between orders 1 and 2.
+    assert 0.8 < order < (1.6 if sampler == "heun" else 1.2), f"errors {std.tolist()}, order {order:.2f}"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_flow_has_each_samplers_order(prediction, sampler):
+    """The slope of log error over log steps: 2 for Heun, 1 for Euler (DDIM) and the stochastic ones."""
+    steps = torch.tensor([50.0, 100.0, 200.0], dtype=torch.float64)
+    errors = [output_error(Flow(), prediction(), SAMPLERS[sampler](int(n))) for n in steps]
+    mean, std = torch.tensor(errors, dtype=torch.float64).T
+    assert mean.abs().max() < 1e-6
+    assert std[-1].abs() < (2.1e-5 if sampler == "heun" else BOUND[sampler])
+    assert abs(fitted_order(steps, std) - (2 if sampler == "heun" else 1)) < 0.1, f"errors {std.tolist()}"
+
+
+def fitted_order(steps, errors) -> float:
+    """The slope of -log error over log steps."""
+    points = torch.stack([steps.log(), torch.ones_like(steps)], dim=1)
+    return -float(torch.linalg.lstsq(points, errors.abs().log()[:, None]).solution[0])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_multistep_samplers_come_out_right(schedule, prediction, sampler):
+    mean, std = output_error(schedule(), prediction(), FAST[sampler](200))
+    assert abs(mean) < 1e-6
+    assert abs(std) < BOUND[sampler]
+
+
+@pytest.mark.parametrize("sampler, order", {"dpmpp_2m": 2, "dpmpp_2m_sde": 2, "unipc": 3, "heun": 2}.items())
+@pytest.mark.parametrize("grid", ["log_snr", "karras"])
+def test_orders_where_log_snr_is_smooth_in_the_steps(grid, sampler, order):
+    steps = torch.tensor([50.0, 100.0, 200.0], dtype=torch.float64)
+    errors = [output_error(Flow(), Velocity(), FAST[sampler](int(n), grid=grid))[1] for n in steps]
+    fitted = fitted_order(steps, torch.tensor(errors, dtype=torch.float64))
+    assert abs(fitted - order) < 0.2, f"errors {errors}, order {fitted:.2f}"
+
+
+@pytest.mark.parametrize("sampler", FAST)
+@pytest.mark.parametrize("schedule", [Linear, Cosine, Sigmoid])
+def test_orders_on_a_chain(schedule, sampler):
+    """Of second order, 4 times less error for twice the steps, down to that of the chain's first entry."""
+    coarse, fine = (output_error(schedule(), Eps(), FAST[sampler](n, grid="log_snr"))[1] for n in (25, 50))
+    assert abs(coarse) > 3 * abs(fine), f"errors {coarse}, {fine}"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_grid_takes_every_sampler_to_the_data(grid, schedule):
+    for sampler in (DDIM, DPMpp2M, UniPC):
+        mean, std = output_error(schedule(), V(), sampler(100, clip=False, grid=grid))
+        assert abs(mean) < 1e-6
+        assert abs(std) < (0.045 if sampler is DDIM else 0.006)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_mixture_keeps_its_weights_and_widths(schedule, sampler):
+    """What a Gaussian can't show: that samples fall to the right modes in the right numbers."""
+    denoiser = exact_denoiser(Mixture, schedule(), Eps())
+    start = torch.randn(4000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    x = {**SAMPLERS, **FAST}[sampler](200)(denoiser, start).flatten(1)
+    nearest = torch.cdist(x, Mixture.points).argmin(1)
+    for k in range(len(Mixture.points)):
+        mine = x[nearest == k]
+        assert abs(len(mine) / len(x) - Mixture.weights[k]) < 0.03  # about 4 standard errors
+        assert (mine.mean(0) - Mixture.points[k]).abs().max() < 0.02
+        assert (mine.std(0) - Mixture.std).abs().max() < 0.015
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_guidance_on_a_mixture(scale):
+    """Scale 0 ignores the label, scale 1 obeys it, a larger one overshoots away from the others."""
+    denoiser = Guided(exact_denoiser(Mixture, Cosine(), V()), scale)
+    start = torch.randn(3000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    x = DDIM(100, clip=False)(denoiser, start, torch.full((3000,), 2)).flatten(1)
+    asked = torch.cdist(x, Mixture.points).argmin(1) == 2
+    if scale == 0:
+        assert abs(asked.double().mean() - Mixture.weights[2]) < 0.03
+        return
+    assert asked.all()
+    overshoot = (x.mean(0) - Mixture.points[2]) @ (Mixture.points[2] - Mixture.points[:2].mean(0))
+    assert overshoot.abs() < 0.01 if scale == 1 else overshoot > 0.01
+
+
+def test_predictions_agree_with_each_other():
+    """The same denoiser, told through another output, walks the same path."""
+    start = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1, 1, 1)
+    outs = [DDIM(20, clip=False)(exact_denoiser(Gaussian, Linear(), p()), start) for p in PREDICTIONS]
+    for one, other in itertools.pairwise(outs):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=0)

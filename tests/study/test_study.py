@@ -1,0 +1,339 @@
+"""Studies: choices times seeds, finished cells once, intervals against scipy."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import TINY
+from filelock import FileLock
+from forked import run_script
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+from scipy import stats
+
+from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.figures import curves
+from lit_diffusion.study import run as studying
+from lit_diffusion.study.comparison import (
+    Comparison,
+    markdown,
+    mean_and_interval,
+    summaries,
+    t_quantile,
+    two_digits,
+)
+from lit_diffusion.study.run import study
+
+STUDY = {
+    "train": [
+        "data.source._target_=digits.Mnist",
+        "data.val_size=60",
+        "data.batch_size=32",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=3",
+        "logger=csv",
+        "callbacks.samples=null",
+        "model.num_classes=10",
+        *TINY["small_unet"],
+    ],
+    "evaluate": [
+        "n=12",
+        "steps=2",
+        "cas_images=0",
+        "bits_n=0",
+        "memorisation=false",
+        "second=false",
+        "logger=none",
+    ],
+    "baseline": "plain",
+    "scores": ["fid", "class_accuracy"],
+    "choices": {
+        "plain": None,
+        "guided": {"evaluate": ["guidance.scale=30"]},
+        "linear": {"train": ["schedule=linear"]},
+    },
+}
+
+
+def settings(out, seeds=(0, 1), **changes) -> dict:
+    small = {**STUDY, **changes}
+    return {"ckpt": None, "seeds": list(seeds), "name": "small", "out": str(out), "study": small}
+
+
+@pytest.fixture
+def studied(tmp_path):
+    """studied(seeds, folder, **changes of the study): what a small study finds."""
+
+    def made(seeds=(0, 1), folder="study", **changes):
+        result, _ = study(OmegaConf.create(settings(tmp_path / folder, seeds, **changes)))
+        return result
+
+    return made
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was trained and scored, in order; stop_at = k: Ctrl-C instead of the k-th."""
+
+    class Calls(list):
+        stop_at = None
+
+    seen = Calls()
+    for name in ("train", "evaluate"):
+        work = getattr(studying, name)
+
+        def counted(cfg, *rest, name=name, work=work):
+            if len(seen) == seen.stop_at:
+                seen.stop_at = None
+                raise KeyboardInterrupt
+            seen.append((name, cfg.out))
+            return work(cfg, *rest)
+
+        monkeypatch.setattr(studying, name, counted)
+    return seen
+
+
+def test_a_study_ends_in_one_table(studied, calls, tmp_path):
+    result = studied()
+    assert [name for name, _ in calls].count("train") == 4  # plain and guided share a training for each seed
+    assert [name for name, _ in calls].count("evaluate") == 6
+    first, second = result.choices["plain"]["fid"].values
+    assert first != second
+    assert Comparison.read(tmp_path / "study") == result
+    for label, run in curves.runs_of(str(tmp_path / "study")):
+        seed = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=False)["hyper_parameters"]["seed"]
+        assert label.endswith(f"seed {seed}")
+    assert result.runs["plain"] == result.runs["guided"] != result.runs["linear"]
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert text == markdown(result)
+    lines = text.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| plain", "| guided", "| linear", "| floor"]
+    assert "n = 12" in text and "Seeds 0, 1" in text and result.features.sha256[:12] in text
+
+
+def test_what_is_finished_is_not_done_again(studied, calls):
+    straight = studied(folder="straight")
+    expected = [name for name, _ in calls]
+    calls.clear()
+    for done in (1, 3, 8):  # after a training, between two cells, in the middle of one
+        calls.stop_at = done
+        with pytest.raises(KeyboardInterrupt):
+            studied()
+        assert len(calls) == done
+    assert studied() == straight
+    assert [name for name, _ in calls] == expected
+    assert len({out for _, out in calls}) == len(expected)
+    calls.clear()
+    assert studied() == straight
+    assert calls == []
+    studied(seeds=(0, 1, 2))  # only the new seed's
+    assert len(calls) == 5
+
+
+DYING = """
+import json, os, signal, sys
+from omegaconf import OmegaConf
+from lit_diffusion.train.module import LitDiffusion
+from lit_diffusion.study.run import study
+forward, steps, stop = LitDiffusion.training_step, [], int(sys.argv[1])
+def step(self, batch, batch_idx):
+    steps.append(1)
+    if len(steps) == stop: os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, batch, batch_idx)
+LitDiffusion.training_step = step
+study(OmegaConf.create(json.loads(sys.argv[2])))
+print(len(steps))
+"""
+TYPED = """
+from lit_diffusion.common.cli import command
+sys.argv[1:] = sys.argv[2:]
+command("study")
+"""
+
+
+def test_killed_in_the_middle_of_a_training(tmp_path, studied):
+    (tmp_path / "dying.py").write_text(DYING)
+    asked = json.dumps(settings(tmp_path / "study", seeds=[0]))
+    killed = run_script("dying.py", "11", asked, cwd=tmp_path)  # in the second training's second epoch
+    assert killed.returncode == -signal.SIGKILL
+    again = run_script("dying.py", "0", asked, cwd=tmp_path)
+    assert again.stdout.splitlines()[-1] == "3"  # of 12 steps: 6 of a finished run, 3 of a saved epoch
+    found = Comparison.read(tmp_path / "study")
+    torch.set_num_threads(1)
+    assert found == studied(seeds=[0], folder="straight")
+
+
+def test_interrupted_in_the_middle_of_a_training(tmp_path):
+    """As typed: the choices of a study are a file of its own."""
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
+    (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
+    command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    stopped = run_script("dying.py", "3", *command, cwd=tmp_path)
+    assert stopped.returncode == 130
+    assert "the same command with out=outputs/study/small goes on" in stopped.stderr
+    assert run_script("dying.py", "0", *command[1:], cwd=tmp_path).returncode == 1  # no study chosen
+    assert [path.name for path in (tmp_path / "outputs" / "study").iterdir()] == ["small"]
+    again = run_script("dying.py", "0", *command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "small, seeds 0" in again.stdout
+    finished = tmp_path / "outputs" / "study" / "small"
+    assert (finished / "study.md").is_file()
+    assert "2 of 3: guided, seed 0: fid " in (finished / "study.log").read_text()
+
+
+@pytest.mark.parametrize("status, stop", [(1, KeyboardInterrupt), (143, SystemExit)])
+def test_sigterm_keeps_its_status(studied, monkeypatch, caplog, status, stop):
+    """Lightning ends a training that was interrupted with the other."""
+
+    def end(cfg):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(studying, "train", end)
+    with pytest.raises(stop) as stopped:
+        studied(seeds=[0])
+    assert getattr(stopped.value, "code", 1) == status
+    assert "goes on" in caplog.text
+
+
+def test_two_studies_in_one_folder(studied, tmp_path):
+    (tmp_path / "study").mkdir()
+    with FileLock(tmp_path / "study" / "lock"), pytest.raises(ConfigError, match="another study is at work"):
+        studied()
+
+
+def test_what_cannot_be_compared_is_not(studied, calls, tmp_path):
+    """Where that shows in the results alone: a file of samples may hold any number."""
+    for n in (14, 12):
+        np.savez(tmp_path / f"{n}.npz", images=np.zeros((n, 1, 28, 28), np.uint8))
+    choices = {str(n): {"evaluate": [f"samples={tmp_path}/{n}.npz"]} for n in (14, 12)}
+    evaluate = [*STUDY["evaluate"], "data=mnist", "data.source._target_=digits.Mnist"]
+    with pytest.raises(ConfigError, match="12, seed 0 has n 12, but the first 14"):
+        studied([0], train=None, evaluate=evaluate, choices=choices, baseline="14", scores=["fid"])
+    assert len(calls) == 2
+
+
+def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
+    """Killed between its last checkpoint and the note that it is finished."""
+    straight = studied(seeds=[0])
+    (_, run), *_ = calls
+    (studying.Path(run) / studying.MARKER).unlink()
+    for scored in (studying.Path(run).parents[1] / "evaluations").iterdir():
+        (scored / "evaluation.json").unlink()
+    calls.clear()
+    assert studied(seeds=[0]) == straight
+    assert [name for name, _ in calls] == ["evaluate"] * 3
+
+
+def test_nothing_is_trained_for_a_model_that_is_there(studied, trained, tmp_path, calls):
+    ckpt = trained("data.source._target_=digits.Mnist")
+    choices = {"plain": {}, "guided": {"evaluate": ["guidance.scale=30"]}}
+    options = settings(tmp_path / "study", train=None, choices=choices) | {"ckpt": str(ckpt)}
+    result, _ = study(OmegaConf.create(options))
+    assert [name for name, _ in calls] == ["evaluate"] * 4
+    assert result.choices["guided"]["fid"].difference != 0
+    contents = torch.load(ckpt)
+    contents["callbacks"] = {}
+    torch.save(contents, ckpt)  # another model of the same name
+    study(OmegaConf.create(options))
+    assert len(calls) == 8
+    mistakes = {
+        "y=11": "y is 11",
+        "ckpt=b.ckpt": "plain has ckpt",
+        "+pretrained.path=here": "plain has pretrained",
+    }
+    for override, message in mistakes.items():
+        options["study"]["choices"]["plain"] = {"evaluate": [override]}
+        with pytest.raises(ConfigError, match=message):
+            study(OmegaConf.create(options))
+    assert len(calls) == 8
+
+
+def test_samples_of_the_same_name_are_looked_at(tmp_path, calls):
+    """A file that was written anew is another; and no seed changes it."""
+    evaluate = [*STUDY["evaluate"], "data=mnist", "data.source._target_=digits.Mnist"]
+    choices = {"file": {"evaluate": [f"samples={tmp_path}/samples.npz"]}}
+    options = {"train": None, "choices": choices, "evaluate": evaluate, "baseline": "file", "scores": ["fid"]}
+    for grey in (0, 0, 255):
+        np.savez(tmp_path / "samples.npz", images=np.full((12, 1, 28, 28), grey, np.uint8))
+        study(OmegaConf.create(settings(tmp_path / "study", [0], **options)))
+    assert len(calls) == 2
+    with pytest.raises(ConfigError, match="file has samples, which no seed changes"):
+        study(OmegaConf.create(settings(tmp_path / "study", [0, 1], **options)))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml")))
+def test_the_studies_that_ship(config, name, tmp_path):
+    """All their choices mean something, each something else."""
+    cfg = config(f"study={name}", f"name={name}", "seeds=[0]", config_name="study")
+    studying.check_study(cfg)
+    runs = [studying.plan_run(cfg, choice, 0, tmp_path) for choice in cfg.study.choices]
+    studying.check_comparable(runs)
+    assert len({run.evaluation.out for run in runs}) == len(runs) > 1
+
+
+@pytest.mark.parametrize(
+    "x, text", [(0.03912, "+0.039"), (-44.6, "-45"), (212.4, "+212"), (-99.4, "-99"), (99.6, "+100")]
+)
+def test_differences_are_two_digits(x, text):
+    assert two_digits(x, "+") == text
+    assert two_digits(abs(x)) == text[1:]
+
+
+def test_intervals():
+    for degrees in (1, 2, 4, 30):
+        assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
+    values = [1.0, 2.0, 4.0]
+    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
+    assert mean_and_interval(values) == pytest.approx(((low + high) / 2, (high - low) / 2), rel=1e-3)
+    assert mean_and_interval([3.0]) == (3.0, None)
+
+
+def test_differences_are_paired():
+    """What a seed adds to both cancels."""
+    values = {"a": {"fid": [1.0, 11.0, 21.0]}, "b": {"fid": [2.0, 12.1, 21.9]}}
+    found = summaries(values, "a")
+    assert found["a"]["fid"].difference is None
+    other = found["b"]["fid"]
+    assert other.difference == pytest.approx(1.0)
+    assert other.difference_interval < 0.3 < 20 < other.interval
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"baseline": "none"}, "study.baseline is none: choose one of plain, guided, linear"),
+        ({"scores": ["beauty"]}, "study.scores has beauty"),
+        ({"scores": ["cas"]}, "study.scores has cas, but"),
+        ({"scores": "fid"}, "study.scores is fid: see conf/study/"),
+        ({"choices": None}, "study.choices is None: see conf/study/"),
+        ({"choices": {"plain": {"training": []}}}, "choices.plain has training"),
+        ({"choices": {"plain": {"train": "seed=1"}}}, "choices.plain.train is seed=1: give a list"),
+        ({"choices": {"plain": None, "more": {"evaluate": ["n=14"]}}}, "more has n 14, but plain has 12"),
+        ({"choices": {"plain": {"evaluate": ["guidance.scale=lots"]}}}, "guidance.scale is lots"),
+        ({"choices": {"plain": {"evaluate": ["sampler=heun", "steps=0"]}}}, "sampler.steps is 0"),
+        ({"train": None}, "choices.linear has train, but study.train is null"),
+        ({"train": ["modle=small_unet"]}, "modle"),
+        ({"train": [*STUDY["train"], "trainer=ddp_cpu"]}, "trainer.devices 2"),
+        ({"train": [*STUDY["train"], "trainer.devices=auto"]}, "trainer.devices auto"),
+        ({"train": [*STUDY["train"], "callbacks.best=null"]}, "callbacks.best or callbacks.last"),
+        ({"evaluate": ["ckpt=model.ckpt"]}, "plain trains a model, but evaluates another"),
+        ({"evaluate": ["n=5"]}, "n is 5"),
+        ({"evaluate": [*STUDY["evaluate"], "features=vgg"]}, "features is vgg"),
+        ({"evaluate": [*STUDY["evaluate"], "y=11"]}, "y is 11: choose all, null, or labels from 0 to 9"),
+        ({"evaluate": [*STUDY["evaluate"], "sampler=ancestral", "steps=3000"]}, "wants 3000 steps"),
+        ({"evaluate": ["n=many,=", "steps"]}, "overrides of evaluate: n=many,= steps"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": [0, 0]}, "seeds is"),
+        ({"seeds": [-1]}, "seeds is -1"),
+    ],
+)
+def test_mistakes_cost_nothing(studied, calls, changes, message):
+    with pytest.raises((ConfigError, InstantiationException), match=message):
+        studied(**changes)
+    assert calls == []

@@ -1,0 +1,324 @@
+"""Planted faults: each must turn the tests named beside it red.
+
+``python tests/tools/mutants.py [NAME...]`` (or ``make mutants``) plants them one by one in a copy of the
+package and prints what found them; it fails if any goes unnoticed. The suite does the same.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Mutant(NamedTuple):
+    """In ``file``, ``right`` becomes ``wrong``, and a test in ``found_by`` must fail."""
+
+    file: str
+    right: str
+    wrong: str
+    found_by: str
+
+
+GUIDANCE = "samplers/test_samplers.py"
+CLIPPING = "samplers/test_samplers.py::test_clipping_keeps_x_inside_and_the_estimate_on_the_path"
+DDIM_STEP = "maths/test_against_diffusers.py::test_ddim_is_ddim"
+MULTISTEP = "maths/test_against_diffusers.py::test_multistep_samplers_are_theirs"
+STAGE_1 = "interop/test_pretrained.py::test_stage_1_is_theirs"
+INPAINTING = "edit/test_editing.py::test_inpainting_keeps_known_pixels_exactly"
+HYBRIDS = "edit/test_editing.py::test_a_hybrids_bands_are_each_ones"
+ORDERS = "maths/test_oracle.py::test_flow_has_each_samplers_order"
+ANAGRAMS = "edit/test_editing.py::test_anagrams_are_read_both_ways"
+BITS = "evaluate/test_likelihood.py::test_bits_per_dim_of_gaussian_data"
+NOISING = "maths/test_against_diffusers.py::test_noising_is_add_noise"
+
+# Means the same: were this "found", the tests would fail for another reason than the faults.
+HARMLESS = Mutant("samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = x * alpha_s + (", ORDERS)
+
+MUTANTS = {
+    "ddim: sign of eps": Mutant(
+        "samplers/ddim.py", "x_s = alpha_s * x + (", "x_s = alpha_s * x - (", "maths/test_oracle.py"
+    ),
+    "ddim: alpha_t for alpha_s": Mutant(
+        "samplers/ddim.py", "x_s = alpha_s * x", "x_s = alpha_t * x", "maths/test_oracle.py"
+    ),
+    "ddim: too much fresh noise": Mutant(
+        "samplers/ddim.py", "tau = self.eta * sigma_s / sigma_t", "tau = self.eta * sigma_s", DDIM_STEP
+    ),
+    "ancestral: sigma_t for sigma_s in the mean": Mutant(
+        "samplers/ancestral.py",
+        "(alpha_ts * sigma_s**2 * x_t",
+        "(alpha_ts * sigma_t**2 * x_t",
+        "maths/test_oracle.py",
+    ),
+    "ancestral: alpha_t for alpha_s": Mutant(
+        "samplers/ancestral.py", "alpha_s * beta_ts * x)", "alpha_t * beta_ts * x)", "maths/test_oracle.py"
+    ),
+    "ancestral: variance for standard deviation": Mutant(
+        "samplers/ancestral.py", "variance.sqrt() * noise()", "variance * noise()", "maths/test_oracle.py"
+    ),
+    "loop: the estimate of the wrong time": Mutant(
+        "samplers/base.py", "denoiser(x_t, t.expand", "denoiser(x_t, s.expand", "maths/test_oracle.py"
+    ),
+    "eps: sign": Mutant(
+        "predictions.py",
+        "(x_t - sigma * output) / alpha",
+        "(x_t + sigma * output) / alpha",
+        "maths/test_oracle.py",
+    ),
+    "v: sign": Mutant(
+        "predictions.py",
+        "(alpha * x_t - sigma * output)",
+        "(alpha * x_t + sigma * output)",
+        "maths/test_oracle.py",
+    ),
+    "schedule: the network's index off by one": Mutant(
+        "schedules.py", "(t * self.steps).round() - 1", "(t * self.steps).round()", "maths/test_oracle.py"
+    ),
+    "schedule: the table's index off by one": Mutant(
+        "schedules.py",
+        "[(t * self.steps).round().long()]",
+        "[(t * self.steps - 1).round().long().clamp(min=0)]",
+        NOISING,
+    ),
+    "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),
+    "heun: the second evaluation at the wrong time": Mutant(
+        "samplers/heun.py", "denoiser(x_s, s.expand", "denoiser(x_s, t.expand", "maths/test_oracle.py"
+    ),
+    "heun: the first estimate twice": Mutant(
+        "samplers/heun.py", "d_sigma * (eps + eps_end) / 2", "d_sigma * eps", "maths/test_oracle.py"
+    ),
+    "velocity: sign": Mutant("predictions.py", "return eps - x", "return x - eps", "maths/test_oracle.py"),
+    "flow: the network told another time": Mutant(
+        "schedules.py", "return 1000 * t", "return 1000 * (1 - t)", "maths/test_oracle.py"
+    ),
+    "flow: logit-normal without its mean": Mutant(
+        "schedules.py",
+        "self.logit_mean + self.logit_std * torch.randn",
+        "self.logit_std * torch.randn",
+        "maths/test_schedules.py",
+    ),
+    "fc_unet: time scales and label shifts": Mutant(
+        "models/fc_unet.py",
+        "self.label(c)[:, :, None, None] * h + t",
+        "self.label(c)[:, :, None, None] + h * t",
+        "models/test_models.py",
+    ),
+    "guidance: the interval inside out": Mutant(
+        "guidance.py", "(t >= low) & (t <= high)", "(t < low) | (t > high)", GUIDANCE
+    ),
+    "guidance: rescaled the wrong way": Mutant(
+        "guidance.py",
+        "rescale * ratio + 1 - rescale",
+        "rescale / ratio + 1 - rescale",
+        GUIDANCE,
+    ),
+    "guidance: the 1 + w convention": Mutant(
+        "guidance.py", "u + scales * (c - u)", "c + scales * (c - u)", GUIDANCE
+    ),
+    "clipping: eps of before": Mutant(
+        "denoiser.py",
+        "Estimate(x, (x_t - alpha * x) / sigma, var_weight)",
+        "Estimate(x, self.denoiser(x_t, t, None).eps, var_weight)",
+        CLIPPING,
+    ),
+    "thresholding: not scaled back": Mutant(
+        "denoiser.py", "x.clamp(-limit, limit) / limit", "x.clamp(-limit, limit)", STAGE_1
+    ),
+    "learnt variance: small and large exchanged": Mutant(
+        "samplers/ancestral.py",
+        "small ** (1 - share) * beta_ts**share",
+        "beta_ts ** (1 - share) * small**share",
+        STAGE_1,
+    ),
+    "path: the noise between two times": Mutant(
+        "schedules.py", "a**2 * self.sigma(s) ** 2", "a * self.sigma(s) ** 2", "maths/test_oracle.py"
+    ),
+    "dpmpp: extrapolated backwards": Mutant(
+        "samplers/dpmpp.py", "now.estimate.x + (", "now.estimate.x - (", MULTISTEP
+    ),
+    "unipc: the predictor's slope counted twice": Mutant(
+        "samplers/unipc.py", "(a - 0.5) * slope", "a * slope", MULTISTEP
+    ),
+    "grids: rho forgotten on the way back": Mutant(
+        "samplers/grids.py", "-2 * rho * roots.log()", "-2 * roots.log()", "maths/test_schedules.py"
+    ),
+    "inpainting: the mask inside out": Mutant(
+        "samplers/hooks.py", "torch.where(self.mask.to", "torch.where(~self.mask.to", INPAINTING
+    ),
+    "anagram: not looked back at": Mutant(
+        "combinators.py", "(u + self.view.inverse(v)) / 2", "(u + self.view.forward(v)) / 2", ANAGRAMS
+    ),
+    "hybrid: bands exchanged": Mutant(
+        "combinators.py", "b + self.blur(a - b)", "a + self.blur(b - a)", HYBRIDS
+    ),
+    "upscaler: noised by the table of its steps": Mutant(
+        "interop/pretrained.py",
+        "PipelineSchedule(pipeline.image_noising_scheduler)",
+        "PipelineSchedule(pipeline.scheduler)",
+        "interop/test_pretrained.py::test_stage_2_is_theirs",
+    ),
+    "average: decay the wrong way round": Mutant(
+        "train/callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "train/test_callbacks.py"
+    ),
+    "data: the same order every epoch": Mutant(
+        "data/order.py", '"order", epoch)', '"order")', "data/test_data.py"
+    ),
+    "min-SNR: weight not squared": Mutant(
+        "train/module.py",
+        "dx_weight(alpha, sigma).flatten() ** 2",
+        "dx_weight(alpha, sigma).flatten()",
+        "train/test_module.py",
+    ),
+    "labels in equal shares": Mutant(
+        "evaluate/label_shares.py",
+        "return ordered[(spread * len(ordered)).long()]",
+        "return torch.arange(n) % (int(train_labels.max()) + 1)",
+        "evaluate/test_evaluator.py::test_labels_have_the_shares_of_the_training_split",
+    ),
+    "floor: of training images": Mutant(
+        "evaluate/evaluator.py",
+        "self._features(network, train=True), self._features(network, train=False)",
+        "self._features(network, train=True), self._features(network, train=True)",
+        "evaluate/test_evaluator.py::test_the_floor_is_the_score_of_real_test_images",
+    ),
+    "coverage: an image is its own neighbour": Mutant(
+        "evaluate/distances.py",
+        "kthvalue(k + 1,",
+        "kthvalue(k,",
+        "evaluate/test_distances.py::test_manifolds_are_those_of_prdc",
+    ),
+    "likelihood: the trace's sign": Mutant(
+        "evaluate/likelihood.py", "return prior + change", "return prior - change", BITS
+    ),
+    "likelihood: the density of z, not of x_t": Mutant(
+        "evaluate/likelihood.py", " - dimensions * sigma[0].log()", "", BITS
+    ),
+    "likelihood: Euler's steps": Mutant(
+        "evaluate/likelihood.py", "z = z + step * (x_hat + x_end) / 2", "z = z + step * x_hat", BITS
+    ),
+    "likelihood: the Jacobian's sum for its trace": Mutant(
+        "evaluate/likelihood.py",
+        "signs = noise().sign()",
+        "signs = noise().sign().abs()",
+        "evaluate/test_likelihood.py::test_bits_per_dim_of_pixels_that_belong_together",
+    ),
+    "likelihood: labels forgotten": Mutant(
+        "evaluate/likelihood.py",
+        "labels = None if y is None else y[indices].to(device)",
+        "labels = None",
+        "evaluate/test_likelihood.py::test_bits_per_dim_ask_for_the_images_own_label",
+    ),
+    "validation: the same noise in every batch": Mutant(
+        "train/module.py", '"validate", batch_idx)', '"validate")', "train/test_module.py"
+    ),
+    "labels: those that were to be kept are dropped": Mutant(
+        "train/module.py",
+        "uniform < self.label_dropout",
+        "uniform > self.label_dropout",
+        "train/test_module.py",
+    ),
+    "best: the highest loss": Mutant(
+        "train/callbacks/checkpointing.py",
+        'filename="best", monitor=monitor,',
+        'filename="best", monitor=monitor, mode="max",',
+        "train/test_callbacks.py",
+    ),
+    "samples: the seeds not heeded": Mutant(
+        "train/callbacks/samples.py",
+        "(draw(seed) for seed in others)",
+        "(draw(first) for seed in others)",
+        "train/test_callbacks.py",
+    ),
+    "samples: the guidance not heeded": Mutant(
+        "train/callbacks/samples.py",
+        "denoiser = self.guidance.applied(pl_module.denoiser)",
+        "denoiser = Guidance(2.0).applied(pl_module.denoiser)",
+        "train/test_callbacks.py",
+    ),
+    "evaluation: the guidance not heeded": Mutant(
+        "evaluate/callback.py",
+        "denoiser = self.guidance.applied(pl_module.denoiser)",
+        "denoiser = Guidance(2.0).applied(pl_module.denoiser)",
+        "train/test_callbacks.py",
+    ),
+    "callbacks: the list of epochs not heeded": Mutant(
+        "train/callbacks/after_epochs.py",
+        "return epoch in self.epochs",
+        "return True",
+        "train/test_callbacks.py",
+    ),
+    "validation: of the raw weights": Mutant(
+        "train/callbacks/ema.py",
+        "LightningModule) -> None:\n        self._swap(pl_module, True)",
+        "LightningModule) -> None:\n        self._swap(pl_module, False)",
+        "train/test_callbacks.py",
+    ),
+    "loading: the checkpoint's guidance not heeded": Mutant(
+        "loading.py",
+        'own = trained.get("guidance") or {}',
+        "own = {}",
+        "sample/test_sample.py::test_guidance_is_that_of_the_runs_own_samples",
+    ),
+    "copies: farther than most, not nearer": Mutant(
+        "evaluate/evaluator.py",
+        "copied = distances < self",
+        "copied = distances > self",
+        "evaluate/test_evaluator.py::test_memorised_digits_are_nearer_than_new_ones",
+    ),
+    "study: differences the wrong way round": Mutant(
+        "study/comparison.py",
+        "[a - b for a, b",
+        "[b - a for a, b",
+        "study/test_study.py::test_differences_are_paired",
+    ),
+}
+
+
+def found(mutant: Mutant) -> bool:
+    """Whether the tests named by the mutant fail with a copy of the package that has it.
+
+    In this process, which has torch and diffusers already: they take longer to import than most tests
+    take to run. What is ours is imported anew.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "src" / "lit_diffusion"
+        shutil.copytree(ROOT / "src" / "lit_diffusion", package)
+        shutil.copytree(ROOT / "conf", Path(folder) / "conf")
+        file = package / mutant.file
+        source = file.read_text()
+        if source.count(mutant.right) != 1:
+            raise LookupError(f"{mutant.right!r} must stand once in {mutant.file}")
+        file.write_text(source.replace(mutant.right, mutant.wrong))
+        ours = {"lit_diffusion", *(path.stem for path in (ROOT / "tests").rglob("*.py"))} - {"mutants"}
+        for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+            del sys.modules[name]
+        sys.path.insert(0, str(package.parent))
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            code = pytest.main(["-qx", "-p", "no:cacheprovider", str(ROOT / "tests" / mutant.found_by)])
+        sys.path.remove(str(package.parent))
+        if sys.modules["lit_diffusion"].__path__[0] != str(package):
+            raise ImportError(f"the tests ran with {sys.modules['lit_diffusion'].__path__}")
+    if code not in (0, 1):  # neither green nor red: the tests did not run
+        raise RuntimeError(output.getvalue())
+    return code == 1
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    missed = []
+    for name in sys.argv[1:] or MUTANTS:
+        was_found = found(MUTANTS[name])
+        missed += [] if was_found else [name]
+        print(f"{'found' if was_found else 'NOT FOUND'} by {MUTANTS[name].found_by}: {name}", flush=True)
+    if found(HARMLESS):  # last, after all that the others may have left in the process
+        sys.exit("a harmless change was found")
+    sys.exit(bool(missed))

@@ -1,0 +1,132 @@
+"""What reaches W&B, read back from an offline run's file by W&B's own reader."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import DIGITS, ROOT, TINY
+from digits import Digits
+from forked import run_script
+from PIL import Image
+
+OPTIONS = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim", "logger=wandb"]
+
+
+def records(folder):
+    """Every record of the one offline run in the folder."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(reader, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    def made(*overrides: str, **environment: str):
+        result = run_script(str(ROOT / "train.py"), *overrides, *OPTIONS, cwd=tmp_path, **environment)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    return made
+
+
+def history(records, prefix):
+    """All values logged under names with the prefix, in order."""
+    items = [r["history"]["item"] for r in records if r["type"] == "history"]
+    return [{k: v for k, v in item.items() if k.startswith(prefix)} for item in items]
+
+
+def test_an_offline_run_holds_config_losses_by_bin_and_pictures(trained, tmp_path):
+    result = trained("hydra.run.dir=run", "trainer.max_epochs=2")
+    assert result.stdout.count("W&B logs offline") == 1
+    found = records(tmp_path / "run")
+
+    config = next(
+        r["config"]["update"] for r in found if r["type"] == "config" and "model" in r["config"]["update"]
+    )
+    assert config["model"]["widths"] == [8, 8]
+    assert config["schedule"]["_target_"] == "lit_diffusion.schedules.Cosine"
+    assert config["parameters"] > 10_000
+    assert "git_commit" in config
+
+    for stage in ("train", "val"):
+        losses = [item for item in history(found, f"{stage}/loss") if item]
+        bins = {name for item in history(found, f"{stage}_t/") for name in item}
+        assert losses
+        assert bins <= {f"{stage}_t/{k / 10:.1f}-{(k + 1) / 10:.1f}" for k in range(10)}
+        assert len(bins) >= 7
+    names = {name for item in history(found, "") for name in item}
+    assert {"train/lr", "train/grad_norm", "perf/images_per_second"} <= names
+
+    axes = {r["metric"]["glob_name"]: r["metric"] for r in found if "glob_name" in r.get("metric", {})}
+    assert axes["val/*"]["step_metric"] == "trainer/global_step"
+    assert axes["val/*"]["summary"] == {"min": True}
+
+    (folder,) = tmp_path.glob("run/wandb/offline-run-*")
+    for key in ("samples/grid", "samples/trajectory"):
+        logged = [item[f"{key}.filenames"] for item in history(found, key) if item]
+        assert len(logged) == 2
+        name = key.split("/")[1]
+        ours = tmp_path / "run" / "samples" / f"{name}_step_000006.png"
+        theirs = folder / "files" / logged[-1][0]
+        assert Image.open(theirs).convert("RGB").tobytes() == Image.open(ours).convert("RGB").tobytes()
+
+
+def run_ids(folder):
+    return {path.name.split("-")[-1] for path in folder.glob("**/offline-run-*") if path.is_dir()}
+
+
+def test_a_multirun_is_one_run_folder_and_one_wandb_run_each(trained, tmp_path):
+    trained(
+        "-m", "hydra.sweep.dir=sweep", "schedule=linear,cosine", "optimizer.lr=1e-3,1e-4"
+    )  # in this order
+    assert len(run_ids(tmp_path)) == 4
+    configs = []
+    for job in range(4):
+        folder = tmp_path / "sweep" / str(job)
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert len(run_ids(folder)) == 1
+        updates = [r["config"]["update"] for r in records(folder) if r["type"] == "config"]
+        config = {k: v for update in updates for k, v in update.items()}
+        configs.append((config["schedule"]["_target_"].split(".")[-1], config["optimizer"]["lr"]))
+    assert configs == [("Linear", 1e-3), ("Linear", 1e-4), ("Cosine", 1e-3), ("Cosine", 1e-4)]
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run(trained, tmp_path):
+    trained("hydra.run.dir=first")
+    trained("hydra.run.dir=second", "trainer.max_epochs=2", "ckpt=first/checkpoints/last.ckpt")
+    assert run_ids(tmp_path / "first") == run_ids(tmp_path / "second")
+    trained("hydra.run.dir=third")
+    assert run_ids(tmp_path / "third") != run_ids(tmp_path / "first")
+
+
+def test_a_key_without_a_network_goes_offline(trained, tmp_path):
+    nowhere = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    result = trained("hydra.run.dir=run", "logger.wandb.init_timeout=2", **nowhere)
+    assert "W&B can't be reached" in result.stdout
+    assert result.stdout.count("W&B logs offline") == 1
+    assert any(history(records(tmp_path / "run"), "val/loss"))
+
+
+def test_an_evaluation_reaches_wandb_and_the_terminal(run, tmp_path):
+    images, labels = Digits().load(train=False)
+    np.savez(tmp_path / "samples.npz", images=images.numpy(), labels=labels.numpy())
+    command = [
+        "-m",
+        "lit_diffusion.evaluate",
+        "samples=samples.npz",
+        "data=mnist",
+        "features=mnist",
+        "out=scored",
+    ]
+    quick = ["data.source._target_=digits.Mnist", "second=false", "cas_images=0", "memorisation=false"]
+    result = run(*command, *quick, WANDB_MODE="offline")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scored" / "evaluation.json").read_text())["scores"]
+    (logged,) = [item for item in history(records(tmp_path / "scored"), "eval/") if item]
+    assert logged["eval/fid"] == pytest.approx(scores["fid"])
+    assert logged["eval/floor_fid"] == pytest.approx(scores["fid"])  # the samples are the test images
+    assert "class accuracy" in result.stdout
+    assert "80 real test images" in " ".join(result.stdout.split())
