@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench mutants same clean
+.PHONY: help train test quick lint format docs bench mutants same clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,13 +15,21 @@ train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid 
 test: .venv/installed-test ## Run the test suite
 	$(BIN)/pytest -n auto --maxprocesses=8 --dist worksteal
 
-lint: .venv/installed-test ## Check style
+quick: .venv/installed-test ## Run the mathematics and one training, in under a minute
+	$(BIN)/pytest -q -n 2 -m "not slow" tests/maths tests/samplers tests/models tests/common/test_rooms.py \
+		tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
+
+lint: .venv/installed-test ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed-test ## Mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed-docs ## Build the documents as a site, docs/_build/html/index.html
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 bench: .venv/installed-test ## Time this project against the tutorial's own code
 	$(BIN)/python tests/tools/bench.py
@@ -33,7 +41,7 @@ same: .venv/installed-test ## Compare with another commit, bit by bit: make same
 	$(BIN)/python tests/tools/same.py $(or $(REV),HEAD)
 
 clean: ## Remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache dist
+	rm -rf .venv .pytest_cache .ruff_cache dist docs/_build
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
@@ -45,4 +53,8 @@ clean: ## Remove the virtual environment and caches; runs and data stay
 
 .venv/installed-test: .venv/installed
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(INSTALL) -e '.[docs]'
 	@touch $@

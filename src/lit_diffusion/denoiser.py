@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class Denoiser(nn.Module, ABC):
 
 
 class NetworkDenoiser(Denoiser):
-    """A network, with what it is told of the time and what its output means.
+    """A network with a schedule, which gives it the time, and a prediction, which says what it outputs.
 
     Args:
         network: ``network(x_t, time_input, y) -> tensor like x_t``; its ``num_classes`` is 0 for a
@@ -71,7 +72,8 @@ class NetworkDenoiser(Denoiser):
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
-        super().__init__(schedule, network.num_classes, network.num_classes > 0, learns_variance=False)
+        num_classes = cast(int, network.num_classes)
+        super().__init__(schedule, num_classes, num_classes > 0, learns_variance=False)
         self.network = network
         self.prediction = prediction
         self._check()
@@ -93,8 +95,8 @@ class NetworkDenoiser(Denoiser):
 
     def encode(self, condition: Condition) -> Tensor | None:
         """Return the label as (1,) int64, the null label for None; None from a network without labels."""
-        label = isinstance(condition, int) and not isinstance(condition, bool)
-        if condition is not None and not (label and 0 <= condition < self.num_classes):
+        number = isinstance(condition, int) and not isinstance(condition, bool)
+        if condition is not None and not (number and condition in range(self.num_classes)):
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
             raise ConfigError(
                 f"{condition!r} is asked for, but this model knows {known}: choose null for none"

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import sha256_of
@@ -77,7 +78,7 @@ class Loaded:
         y = None if y is None else y[torch.tensor(indices) % len(y)].to(self.device)
         hook = chain(after_step, count)
         x = generate(self.sampler, self.denoiser, indices, self.shape, seed, y, self.device, hook)
-        if self.upscaler is None:
+        if self.upscaler is None or y is None:
             return x
         return self.upscaler(x, indices, seed, y, self.denoiser.null(y[:1]), after_step=count)
 
@@ -125,7 +126,7 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     from lit_diffusion.interop.pretrained import Pretrained, Upscaler, load_pipeline
 
     device = choose_device(cfg.device)
-    options = OmegaConf.to_container(cfg.pretrained, resolve=True)
+    options = plain(cfg.pretrained)
     second, own = options.pop("upscaler"), OmegaConf.create({"sampler": options.pop("sampler")})
     denoiser = Pretrained(load_pipeline(**options, device=device), cfg.negative_prompt).eval()
     upscaler = None
@@ -164,7 +165,7 @@ def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
     if not (cfg.get("sampler") or trained.get("sampler")):
         raise ConfigError("sampler is missing: choose one, such as sampler=ddim")
     both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
-    options = OmegaConf.to_container(both, resolve=True)["sampler"]
+    options = plain(both)["sampler"]
     if cfg.steps is not None:
         options["steps"] = cfg.steps
     return instantiate(options, _convert_="all")

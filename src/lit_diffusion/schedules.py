@@ -242,10 +242,11 @@ class Flow(Straight):
         self.logit_mean = logit_mean
 
     def random_times(self, n: int, generator: torch.Generator) -> Tensor:
-        like = {"generator": generator, "device": generator.device, "dtype": torch.float32}
+        draw = torch.rand if self.logit_std is None else torch.randn
+        drawn = draw(n, generator=generator, device=generator.device, dtype=torch.float32)
         if self.logit_std is None:
-            return self.inside(torch.rand(n, **like))
-        return self.inside(torch.sigmoid(self.logit_mean + self.logit_std * torch.randn(n, **like)))
+            return self.inside(drawn)
+        return self.inside(torch.sigmoid(self.logit_mean + self.logit_std * drawn))
 
 
 class SingleStep(Straight):

@@ -22,7 +22,7 @@ def test_help_is_quick_and_reads_well(run):
     result = run(TRAIN, "--help")
     assert result.returncode == 0
     for line in (
-        "model: attn_unet, convnext_unet, deepfloyd, deepfloyd_256, fc_unet, pretrained, small_unet",
+        "model: attn_unet, convnext_unet, fc_unet, small_unet",
         "experiment=quickstart",
         "usage: python train.py",
     ):
@@ -61,7 +61,7 @@ def test_the_console_script(tmp_path):
 
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
-    assert "guidance: null" in result.stdout
+    assert "pretrained: deepfloyd, deepfloyd_256, diffusers" in result.stdout
     assert "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, unipc" in result.stdout
 
 
@@ -77,7 +77,7 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
     assert sampled.returncode == 0, sampled.stderr
     assert sampled.stdout.split() == ["here/grid.png", "here/trajectory.gif"]
     few = ["steps=3", "edit.n=1", "dpi=40"]
-    edited = run("-m", "lit_diffusion.edit", "edit=hybrid", ckpt, *few, "out=there")
+    edited = run("-m", "lit_diffusion.edit", "hybrid", ckpt, *few, "out=there")
     assert edited.returncode == 0, edited.stderr
     assert edited.stdout.split() == ["there/hybrid.png", "there/result.png"]
 
@@ -134,16 +134,18 @@ def test_the_installed_wheel_is_the_same_command(tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(site)
-    shutil.copy(ROOT / "tests" / "digits.py", site)
-    shutil.copytree(ROOT / "tests" / "data", site / "data")
+    (scripts,) = site.glob("*.dist-info/entry_points.txt")
+    assert "lit-diffusion = lit_diffusion.common.cli:main" in scripts.read_text()
     empty = tmp_path / "empty"
     empty.mkdir()
     command = [sys.executable, "-m", "lit_diffusion.train", *DEBUG, "hydra.run.dir=run"]
     where = [sys.executable, "-c", "import lit_diffusion; print(lit_diffusion.__file__)"]
-    environment = {"PYTHONPATH": str(site), "PATH": "", "HOME": str(empty)}
+    digits = ROOT / "tests" / "helpers"
+    environment = {"PYTHONPATH": f"{site}:{digits}", "PATH": "", "HOME": str(empty)}
     found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True)
     assert str(site) in found.stdout
-    sampling = [sys.executable, "-m", "lit_diffusion.sample", "n=1", "steps=1", "gif=false", "out=drawn"]
+    script = "from lit_diffusion.common.cli import main; main()"
+    sampling = [sys.executable, "-c", script, "sample", "n=1", "steps=1", "gif=false", "out=drawn"]
     for each in (command, sampling):
         subprocess.run(each, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "run" / "checkpoints" / "best.ckpt").is_file()
@@ -153,21 +155,29 @@ def test_the_installed_wheel_is_the_same_command(tmp_path):
     }
 
 
-def test_the_readmes_own_schedule_and_network_train(run, tmp_path):
-    """Typed from the README into a copy of the project: one file and one yaml each."""
-    shutil.copytree(ROOT / "src", tmp_path / "src")
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    files = re.findall(r"```\w+\n# ((?:src|conf)/\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [Path(name).name for name, _ in files] == [
-        "quadratic.py",
-        "quadratic.yaml",
-        "plain.py",
-        "plain.yaml",
-    ]
-    for name, text in files:
-        (tmp_path / name).write_text(text)
-    path = f"{tmp_path / 'src'}:{ROOT / 'tests'}"
-    choices = ["schedule=quadratic", "model=plain", "debug=limit", "sampler=ddim"]
-    result = run("-m", "lit_diffusion.train", *DIGITS, *choices, PYTHONPATH=path)
+@pytest.fixture
+def extended(tmp_path):
+    """A copy of the project with the listings of docs/extend.md: one file, one yaml and one test each."""
+    for folder in ("src", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    page = (ROOT / "docs" / "extend.md").read_text()
+    listings = re.findall(r"```\w+\n# ((?:src|conf|tests)/\S+)\n(.*?)```", page, re.DOTALL)
+    assert {name.partition("/")[0] for name, _ in listings} == {"src", "conf", "tests"}
+    assert len(listings) == 12
+    for name, text in listings:
+        path = tmp_path / name
+        assert not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return ":".join(map(str, [tmp_path / "src", ROOT / "tests" / "oracles", ROOT / "tests" / "helpers"]))
+
+
+def test_what_the_docs_add_trains_and_passes_its_tests(run, extended):
+    parts = ["schedule=quadratic", "model=plain", "model.num_classes=10", "sampler=dpmpp_2s"]
+    result = run("-m", "lit_diffusion.train", *DIGITS, *parts, "debug=limit", PYTHONPATH=extended)
     assert result.returncode == 0, result.stderr
-    assert "Plain / Quadratic / Eps" in result.stdout
+    assert "Plain / Quadratic / V" in result.stdout
+    result = run("-m", "lit_diffusion.train", "data=shapes", "debug=limit", PYTHONPATH=extended)
+    assert result.returncode == 0, result.stderr
+    tested = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", PYTHONPATH=extended)
+    assert tested.returncode == 0, tested.stdout

@@ -173,7 +173,7 @@ def test_interrupted_in_the_middle_of_a_training(tmp_path):
     (tmp_path / "conf" / "study").mkdir(parents=True)
     OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
     (tmp_path / "dying.py").write_text(DYING.replace("SIGKILL", "SIGINT").partition("study(Omega")[0] + TYPED)
-    command = ["study=small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    command = ["small", "seeds=[0]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     stopped = run_script("dying.py", "3", *command, cwd=tmp_path)
     assert stopped.returncode == 130
     assert "the same command with out=outputs/study/small goes on" in stopped.stderr

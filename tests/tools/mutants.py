@@ -166,7 +166,10 @@ MUTANTS = {
         "interop/test_pretrained.py::test_stage_2_is_theirs",
     ),
     "average: decay the wrong way round": Mutant(
-        "train/callbacks/ema.py", "weights, 1 - decay)", "weights, decay)", "train/test_callbacks.py"
+        "train/callbacks/ema.py",
+        "weights, 1 - decay)",
+        "weights, decay)",
+        "train/test_callbacks.py::test_ema_is_the_formula_with_its_warm_up",
     ),
     "data: the same order every epoch": Mutant(
         "data/order.py", '"order", epoch)', '"order")', "data/test_data.py"
@@ -175,7 +178,7 @@ MUTANTS = {
         "train/module.py",
         "dx_weight(alpha, sigma).flatten() ** 2",
         "dx_weight(alpha, sigma).flatten()",
-        "train/test_module.py",
+        "train/test_module.py::test_min_snr_weights_are_the_papers",
     ),
     "labels in equal shares": Mutant(
         "evaluate/label_shares.py",
@@ -217,49 +220,52 @@ MUTANTS = {
         "evaluate/test_likelihood.py::test_bits_per_dim_ask_for_the_images_own_label",
     ),
     "validation: the same noise in every batch": Mutant(
-        "train/module.py", '"validate", batch_idx)', '"validate")', "train/test_module.py"
+        "train/module.py",
+        '"validate", batch_idx)',
+        '"validate")',
+        "train/test_module.py::test_validation_draws_are_other_ones_in_every_batch",
     ),
     "labels: those that were to be kept are dropped": Mutant(
         "train/module.py",
         "uniform < self.label_dropout",
         "uniform > self.label_dropout",
-        "train/test_module.py",
+        "train/test_module.py::test_dropout_of_labels_is_the_share_asked_for",
     ),
     "best: the highest loss": Mutant(
         "train/callbacks/checkpointing.py",
         'filename="best", monitor=monitor,',
         'filename="best", monitor=monitor, mode="max",',
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_the_best_checkpoint_is_of_the_lowest_validation_loss",
     ),
     "samples: the seeds not heeded": Mutant(
         "train/callbacks/samples.py",
         "(draw(seed) for seed in others)",
         "(draw(first) for seed in others)",
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_a_grid_stacks_its_seeds",
     ),
     "samples: the guidance not heeded": Mutant(
         "train/callbacks/samples.py",
         "denoiser = self.guidance.applied(pl_module.denoiser)",
         "denoiser = Guidance(2.0).applied(pl_module.denoiser)",
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_grids_and_scores_are_guided_alike",
     ),
     "evaluation: the guidance not heeded": Mutant(
         "evaluate/callback.py",
         "denoiser = self.guidance.applied(pl_module.denoiser)",
         "denoiser = Guidance(2.0).applied(pl_module.denoiser)",
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_grids_and_scores_are_guided_alike",
     ),
     "callbacks: the list of epochs not heeded": Mutant(
         "train/callbacks/after_epochs.py",
         "return epoch in self.epochs",
         "return True",
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_pictures_come_after_the_epochs_asked_for_and_at_the_end",
     ),
     "validation: of the raw weights": Mutant(
         "train/callbacks/ema.py",
         "LightningModule) -> None:\n        self._swap(pl_module, True)",
         "LightningModule) -> None:\n        self._swap(pl_module, False)",
-        "train/test_callbacks.py",
+        "train/test_callbacks.py::test_ema_is_used_in_validation_and_left_by_an_exception",
     ),
     "loading: the checkpoint's guidance not heeded": Mutant(
         "loading.py",

@@ -67,6 +67,7 @@ def command(verb: str) -> None:
                 raise
             mistakes.append(sentence)
             log.error(f"error: {sentence}")
+            return None
 
     job()
     sys.exit(1 if mistakes else 0)

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 
 class ConfigError(ValueError):
@@ -32,7 +33,7 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
         raise ConfigError(f"{name} is {value}: choose a number from {least:g} to {most:g}")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether the value is a finite int or float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

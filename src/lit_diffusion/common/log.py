@@ -31,7 +31,7 @@ def log_table(table: Table) -> None:
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Inside, log into a file too, after what it holds already."""
+    """Log into a file too while inside, after what it holds already."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)

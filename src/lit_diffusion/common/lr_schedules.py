@@ -14,7 +14,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) 
     Args:
         optimizer: whose rate to set.
         total_steps: optimizer steps of the whole run.
-        warmup: share of them spent on the way up, in [0, 1).
+        warmup: share of them in which the rate rises, in [0, 1).
     """
     if not 0 <= warmup < 1:
         raise ConfigError(f"lr_scheduler.scheduler.warmup is {warmup:g}: choose a share from 0 to below 1")

@@ -12,7 +12,7 @@ INCHES = 0.9  # side of an image
 
 
 def panels(
-    rows: Sequence[Sequence[Tensor | None]],
+    rows: Sequence[Tensor | Sequence[Tensor | None]],
     columns: Sequence[str],
     names: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,

@@ -1,7 +1,8 @@
 """Images in memory, served a batch at a time."""
 
 import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import lightning as L
 import torch
@@ -18,10 +19,10 @@ class Source(Protocol):
     """A data set that can be fetched and loaded."""
 
     def prepare(self) -> None:
-        """Fetch what is missing; called once per machine."""
+        """Fetch what is missing; Lightning calls it once per machine."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) uint8 and labels (N,) int64."""
+        """Load images (N, C, H, W) uint8 and labels (N,) int64."""
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -70,13 +71,14 @@ class ImageDataModule(L.LightningDataModule):
         self.train_size = train_size
         self.shuffle = shuffle
         self.seed = seed
-        self.train_set: TensorDataset | None = None
+        self.train_set: TensorDataset
+        self.val_set: TensorDataset
 
     def prepare_data(self) -> None:
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
-        if self.train_set is not None:
+        if hasattr(self, "train_set"):
             return
         images, labels = self._load(train=True)
         if not 0 < self.val_size < len(images):
@@ -90,7 +92,9 @@ class ImageDataModule(L.LightningDataModule):
         self.val_set = TensorDataset(images[val], labels[val])
 
     def train_dataloader(self) -> DataLoader:
-        order = self._order(self.train_set, self.batch_size, self.shuffle, True, position=self._position)
+        order = self._order(
+            self.train_set, self.batch_size, self.shuffle, drop_last=True, position=self._position
+        )
         if len(order) == 0:
             raise ConfigError(
                 f"data.batch_size {self.batch_size} on {order.world_size} processes is more than the "
@@ -99,12 +103,12 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(self.train_set, sampler=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        order = self._order(self.val_set, self.eval_batch_size, False, False)
+        order = self._order(self.val_set, self.eval_batch_size)
         return DataLoader(self.val_set, sampler=order, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
         test_set = TensorDataset(*self._load(train=False))
-        order = self._order(test_set, self.eval_batch_size, False, False)
+        order = self._order(test_set, self.eval_batch_size)
         return DataLoader(test_set, sampler=order, batch_size=None)
 
     def on_after_batch_transfer(
@@ -123,9 +127,16 @@ class ImageDataModule(L.LightningDataModule):
             )
         return images, labels
 
-    def _order(self, dataset: TensorDataset, *sizes: int | bool, **position: Any) -> BatchOrder:
+    def _order(
+        self,
+        dataset: TensorDataset,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> BatchOrder:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchOrder(len(dataset), *sizes, self.seed, rank, world_size, **position)
+        return BatchOrder(len(dataset), batch_size, shuffle, drop_last, self.seed, rank, world_size, position)
 
     def _position(self) -> tuple[int, int]:
         """Return (epoch, batches of it done), from the number of optimizer steps, which resuming restores."""

@@ -23,7 +23,7 @@ class BatchOrder(Sampler[Tensor]):
         drop_last: leave out an incomplete last batch, so that all processes take equal steps.
         seed: of the shuffling.
         rank, world_size: this process, and how many share each batch.
-        position: asked at the start of each pass: (epoch, batches of it that are done already).
+        position: called at the start of each pass; returns (epoch, batches of it that are done already).
     """
 
     def __init__(

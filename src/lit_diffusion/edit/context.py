@@ -77,7 +77,7 @@ class EditContext:
         return Trajectory(visits, visits[shown].tolist())
 
     def sample(self, denoiser: Denoiser, n: int, steps: int) -> tuple[Tensor, Trajectory]:
-        """Sample n images from noise, and keep ``steps`` estimates on the way."""
+        """Sample n images from noise, and keep ``steps`` of the estimates."""
         check_whole_number("edit.n", n, least=1)
         trajectory = self.trajectory(steps)
         x = generate(

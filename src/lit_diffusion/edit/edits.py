@@ -12,6 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.common.errors import ConfigError, check_whole_number, is_number
 from lit_diffusion.common.panels import panels
+from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.denoiser import Condition
 from lit_diffusion.edit.context import EditContext
@@ -60,12 +61,12 @@ def one_step(
 
 
 def sdedit(context: EditContext, starts: int | Sequence[int], y: Condition) -> tuple[Figure, Tensor]:
-    """Section 1.7: noise images as far as times of the grid, and walk back from there (Meng et al. 2022).
+    """Section 1.7: noise images to times of the grid, and sample from there (Meng et al. 2022, SDEdit).
 
     Args:
         context: with the images.
         starts: indices into the grid; 0 is pure noise, a larger one keeps more of the image.
-        y: condition of the walk back.
+        y: condition of the sampling.
     """
     x, grid, starts = context.inputs(), context.times, as_list(starts)
     if not starts:
@@ -95,7 +96,7 @@ def inpaint(
         mask: one of ``masks.MASKS``, or the path of a PNG, white where the image is painted anew.
         times_over: how often each step is taken (RePaint); 1: once.
         n: paintings, each from noise of its own.
-        steps: estimates shown on the way.
+        steps: estimates shown between noise and image.
         y: condition.
     """
     check_whole_number("edit.times_over", times_over, least=1)
@@ -118,14 +119,14 @@ def inpaint(
 def anagram(
     context: EditContext, upright: Condition, turned: Condition, view: str, n: int, steps: int
 ) -> tuple[Figure, Tensor]:
-    """Section 1.8: one thing upright, another as the view shows it.
+    """Section 1.8: sample images that are one thing upright and another under a view.
 
     Args:
         context: inputs aren't used.
         upright, turned: the two conditions.
         view: one of ``VIEWS``.
         n: images.
-        steps: estimates shown on the way.
+        steps: estimates shown between noise and image.
     """
     both = Anagram(context.conditioned(upright), context.conditioned(turned), view)
     x, trajectory = context.sample(both, n, steps)
@@ -139,14 +140,14 @@ def anagram(
 def hybrid(
     context: EditContext, low: Condition, high: Condition, kernel_size: int, sigma: float, n: int, steps: int
 ) -> tuple[Figure, Tensor]:
-    """Section 1.9: one thing from afar, another from near.
+    """Section 1.9: sample images that are one thing from afar and another from near.
 
     Args:
         context: inputs aren't used.
         low, high: the conditions of low and high frequencies.
         kernel_size, sigma: of the Gaussian blur that parts them, in pixels.
         n: images.
-        steps: estimates shown on the way.
+        steps: estimates shown between noise and image.
     """
     check_blur(kernel_size, sigma, context.shape)
     both = Hybrid(context.conditioned(low), context.conditioned(high), kernel_size, sigma)
@@ -163,10 +164,10 @@ def hybrid(
 def interpolate(
     context: EditContext, first: Condition, second: Condition, n: int, rows: int
 ) -> tuple[Figure, Tensor]:
-    """Between two noises, and between two conditions.
+    """Sample between two noises, and between two conditions.
 
-    Two rows for each pair of noises: along the sphere from one noise to the other, asking for ``first``;
-    and from the first noise, asking for first at the left, second at the right, and blends between.
+    Two rows for each pair of noises: along the sphere from one noise to the other, under ``first``; and
+    from the first noise alone, under first at the left, second at the right, and blends between.
 
     Args:
         context: inputs aren't used.
@@ -183,16 +184,30 @@ def interpolate(
     for a, b in zip(ends[::2], ends[1::2], strict=True):
         starts = [(context.conditioned(first), slerp(a, b, weight)), (blend, a.expand(n, *context.shape))]
         for denoiser, x_t in starts:
-            same = context.noise(1)  # a stochastic sampler's steps too must not differ but by the weight
-            same()  # the start of the first row
-            images.append(
-                context.sample_from(x_t, denoiser, lambda same=same: same().expand(n, *context.shape))
-            )
+            noise = SharedNoise(context.noise(1), n)  # the steps too must not differ but by the weight
+            noise()  # that was the start of the first row
+            images.append(context.sample_from(x_t, denoiser, noise))
     names = [
         f"noise to noise:\n{condition_text(first)}",
         f"{condition_text(first)} to {condition_text(second)}",
     ] * rows
     return panels(images, [f"{w:.2f}" for w in weight], names), torch.cat(images)
+
+
+class SharedNoise:
+    """The same noise for all of n images.
+
+    Args:
+        noise: of one image.
+        n: images.
+    """
+
+    def __init__(self, noise: ImageNoise, n: int):
+        self.noise = noise
+        self.n = n
+
+    def __call__(self) -> Tensor:
+        return self.noise().expand(self.n, *self.noise.shape)
 
 
 def trajectory_panels(trajectory: Trajectory, before: Sequence[Column], after: Sequence[Column]) -> Figure:

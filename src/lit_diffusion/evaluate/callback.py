@@ -53,7 +53,7 @@ class Evaluation(AfterEpochs):
         self.sampler = sampler
         self.guidance = Guidance(**guidance)
         self.n = n
-        self.options = {"features": features, "second": second, "k": k}
+        self.options: dict[str, Any] = {"features": features, "second": second, "k": k}
         self.seed = seed
 
     def check(self, denoiser: NetworkDenoiser) -> None:

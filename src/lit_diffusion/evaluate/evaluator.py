@@ -93,7 +93,7 @@ class Evaluator:
 
         Args:
             images: uint8 (N, C, H, W).
-            labels: what they were asked to be, (N,); None for nothing.
+            labels: that the images were sampled with, (N,); None for none.
 
         Raises:
             ConfigError: too few images, another shape than the real ones', or labels that these don't have.
@@ -254,7 +254,8 @@ def build_evaluator(
     """
     name = type(source).__name__
     own = MEASURED_BY.get(name)
-    if features is None and own is None:
+    features = features or own
+    if features is None:
         raise ConfigError(f"features is missing, and {name} has none of its own: choose features=NAME")
     if second is True and own is None:
         raise ConfigError(
@@ -262,10 +263,11 @@ def build_evaluator(
         )
     if second is None or second is True:
         second = own and f"{own}_second"
-    networks = [load_features(features or own), load_features(second, key="second") if second else None]
+    first = load_features(features)
+    other = load_features(second, key="second") if second else None
     source.prepare()
-    evaluator = Evaluator(name, source.load(train=True), source.load(train=False), *networks, **options)
-    for key, network in zip(("features", "second"), networks, strict=True):
-        if network:
-            network.check_channels(evaluator.shape[0], key)
-    return evaluator
+    train, test = source.load(train=True), source.load(train=False)
+    first.check_channels(train[0].shape[1], "features")
+    if other:
+        other.check_channels(train[0].shape[1], "second")
+    return Evaluator(name, train, test, first, other, **options)

@@ -62,7 +62,7 @@ def sampling_text(sampling: Mapping | None) -> str:
     sampler = f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})"
     guidance = sampling["guidance"]
     guided = f"{guidance['scale']:g} at t in {guidance['interval']}, rescale {guidance['rescale']:g}"
-    return f": {sampler}, guidance {guided}, asked for: {condition}"
+    return f": {sampler}, guidance {guided}, condition: {condition}"
 
 
 def scores_caption(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""The result of an evaluation: scores, their floor, and all that must stand beside them."""
+"""The result of an evaluation: scores, their floor, and what they depend on."""
 
 import json
 from dataclasses import asdict, dataclass

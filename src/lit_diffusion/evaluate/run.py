@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.common.files import make_folder
@@ -125,7 +126,7 @@ def scored(
     Args:
         evaluator: what scores them.
         images: the images.
-        labels: what they were asked to be, (N,), or None.
+        labels: that they were sampled with, (N,), or None.
         more: scores besides the evaluator's.
         **parts: of the ``Result``.
     """
@@ -138,7 +139,7 @@ def scored(
         reference=evaluator.reference,
         evaluator=evaluator.settings,
         features=evaluator.features.info,
-        second=evaluator.second and evaluator.second.info,
+        second=evaluator.second.info if evaluator.second else None,
         **parts,
     )
 
@@ -174,12 +175,12 @@ def evaluated_conditions(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) 
 
 def without_data(cfg: DictConfig) -> DictConfig:
     """Return the config with y=all for y=data, which only the real images give a meaning."""
-    return OmegaConf.merge(cfg, {"y": "all"}) if cfg.y == "data" else cfg
+    return cast(DictConfig, OmegaConf.merge(cfg, {"y": "all"})) if cfg.y == "data" else cfg
 
 
 def check_own_data(loaded: Loaded, evaluator: Evaluator, alternative: str) -> None:
     """Raise ConfigError if the real images aren't of the data that the model's labels are of."""
-    own = loaded.config.data.source._target_.rpartition(".")[2]
+    own = "" if loaded.config is None else loaded.config.data.source._target_.rpartition(".")[2]
     if evaluator.name != own:
         raise ConfigError(
             f"the data are {evaluator.name}, but the model was trained on {own}, whose labels are others: "
@@ -208,10 +209,10 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
 
 def build_configured(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
     """Return the evaluator of the config's data, or of those that a model was trained on."""
-    data = cfg.get("data") or (trained and trained.data)
+    data = cfg.get("data") or (trained.data if trained else None)
     if not data:
         raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
-    source = json.dumps(OmegaConf.to_container(data.source, resolve=True))
+    source = json.dumps(plain(data.source))
     options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}
     return evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
 
@@ -246,7 +247,7 @@ def log_scores(cfg: DictConfig, result: Result) -> None:
         numbers |= {k: v for k, v in vars(result.cost).items() if not isinstance(v, str)}
     for logger in cfg.logger.values():
         logger = instantiate(logger, _convert_="all")
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams(plain(cfg))
         logger.log_metrics({f"eval/{name}": value for name, value in numbers.items()})
         logger.finalize("success")
     wandb.finish()

@@ -100,6 +100,8 @@ def save_onnx(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: 
             dynamo=True,
             verbose=False,
         )
+    if program is None:
+        raise RuntimeError("torch exported nothing")
     for node in program.model.graph:
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     program.model.metadata_props["hyper_parameters"] = json.dumps(hyper_parameters)

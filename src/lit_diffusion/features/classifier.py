@@ -11,7 +11,7 @@ from lit_diffusion.common import rng
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.lr_schedules import warmup_cosine
 
-BATCH_SIZE = 500  # images at a time where nothing is learnt
+BATCH_SIZE = 500  # images at a time, where nothing is trained
 
 
 class Classifier(nn.Module):
@@ -42,11 +42,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(num_features, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, num_features)."""
+        """Return the features (B, num_features) of images (B, C, H, W) in [-1, 1]."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> logits (B, num_classes)."""
+        """Return the logits (B, num_classes) of images (B, C, H, W) in [-1, 1]."""
         return self.head(self.body(x))
 
 

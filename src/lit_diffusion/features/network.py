@@ -57,7 +57,7 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """Features (N, F), float32 on the CPU, of images uint8 (N, C, H, W)."""
+        """Return the features (N, F), float32 on the CPU, of images uint8 (N, C, H, W)."""
         network = self.network.to(device).eval()
         return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
 
@@ -90,7 +90,7 @@ class Penultimate(nn.Module):
 class Inception(nn.Module):
     """Inception v3's 2048 features, by torchmetrics, of images uint8 in grey or colour."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         check_installed("features=inception needs", ["torch_fidelity"], extra="inception")
         from torchmetrics.image.fid import NoTrainInceptionV3

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_diffusion.common import rng
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
 from lit_diffusion.common.files import make_folder, sha256_of
@@ -37,15 +38,16 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     path = make_folder(cfg.out) / "features.safetensors"
     source = instantiate(cfg.data.source)
     source.prepare()
-    network = OmegaConf.to_container(cfg.network, resolve=True)
+    network = plain(cfg.network)
     with torch.random.fork_rng():
         torch.manual_seed(rng.key_to_seed(cfg.seed, "weights"))
         classifier = Classifier(**network)
-    fit(classifier.to(device), *source.load(train=True), seed=cfg.seed, **cfg.fit)
+    images, labels = source.load(train=True)
+    fit(classifier.to(device), images, labels, seed=cfg.seed, **plain(cfg.fit))
     weights = {name: in_dtype(w.cpu(), DTYPES["float16"]) for name, w in classifier.state_dict().items()}
     classifier.load_state_dict(weights)
     share = accuracy(classifier, *source.load(train=False))
-    recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": OmegaConf.to_container(cfg.fit)}
+    recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": plain(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, sha256_of(path)
 

@@ -26,7 +26,7 @@ def loss(run: Runs) -> tuple[Figure, str]:
         for name, style in {"train/loss": ".-", "val/loss": "o--"}.items():
             points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
             if points:
-                label = f"{Path(folder).name} {name}"
+                label = f"{Path(str(folder)).name} {name}"
                 axes.plot(*zip(*points, strict=True), style, color=f"C{k}", label=label)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.legend()
@@ -37,9 +37,14 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
     """Draw FID over training images seen, and its floor, of runs with callbacks=evaluation, or of a study."""
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
-    runs = runs_of(run) if is_study(run) else [(Path(str(folder)).name, folder) for folder in listed(run)]
+    if isinstance(run, str) and is_study(run):
+        runs = runs_of(run)
+    else:
+        runs = [(Path(str(folder)).name, str(folder)) for folder in listed(run) if folder is not None]
     if not runs:
-        raise ConfigError(f"run is {run}, where nothing was trained: give a run, or a study that trains")
+        raise ConfigError(
+            f"run is {run}, where nothing was trained: give run=DIR, a run, or a study that trains"
+        )
     floor: dict[str, float] = {}
     for label, folder in runs:
         points = [row for row in read_metrics(folder) if row.get("eval/fid")]
@@ -55,7 +60,7 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
 
 def nfe(run: str | None) -> tuple[Figure, str]:
     """Draw FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
-    if not is_study(run):
+    if run is None or not is_study(run):
         raise ConfigError(
             f"run is {run}: give run=DIR, the folder of a finished study, study=nfe for example"
         )
@@ -66,7 +71,7 @@ def nfe(run: str | None) -> tuple[Figure, str]:
         )
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[tuple[float | None, float]]] = {}
     for choice, scores in result.choices.items():
         name, _, number = choice.rpartition("_")
         name = name if number.isdigit() else choice
@@ -101,9 +106,9 @@ def listed(run: Runs) -> Sequence[str | None]:
     return run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
 
 
-def is_study(run: Runs) -> bool:
+def is_study(run: str) -> bool:
     """Return whether it is the folder of a finished study."""
-    return isinstance(run, str) and Path(run, STUDY).is_file()
+    return Path(run, STUDY).is_file()
 
 
 def runs_of(study: str) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """From a checkpoint to a folder that diffusers loads."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers import (
     DDIMPipeline,
@@ -49,15 +49,17 @@ def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out
         unet.save_pretrained(out / "unet")
     else:
         sampler = instantiate(hyper_parameters["sampler"], _convert_="all")
-        pipeline(unet, denoiser, sampler).save_pretrained(out)
+        pipeline(unet, denoiser, cast(DiscreteSchedule, denoiser.schedule), sampler).save_pretrained(out)
     return [path for part in ("model_index.json", "scheduler/*", "unet/*") for path in sorted(out.glob(part))]
 
 
-def pipeline(unet: LitUNet, denoiser: NetworkDenoiser, sampler: Sampler) -> DDIMPipeline | DDPMPipeline:
+def pipeline(
+    unet: LitUNet, denoiser: NetworkDenoiser, schedule: DiscreteSchedule, sampler: Sampler
+) -> DDIMPipeline | DDPMPipeline:
     """Return the pipeline of a chain, with the sampler it was trained with where diffusers has it."""
     options = {
-        "num_train_timesteps": denoiser.schedule.steps,
-        "trained_betas": denoiser.schedule.betas.tolist(),
+        "num_train_timesteps": schedule.steps,
+        "trained_betas": schedule.betas.tolist(),
         "prediction_type": PREDICTION_TYPES[type(denoiser.prediction)],
         "timestep_spacing": "trailing",  # begins at pure noise, as here
         "clip_sample": sampler.clip is True,

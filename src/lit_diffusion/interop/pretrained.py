@@ -14,11 +14,11 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.rng import ImageNoise, key_to_seed
 from lit_diffusion.denoiser import Condition, NetworkDenoiser
 from lit_diffusion.guidance import Guidance
-from lit_diffusion.predictions import Eps, V, X
+from lit_diffusion.predictions import Eps, Prediction, V, X
 from lit_diffusion.samplers.base import AfterStep, Sampler
 from lit_diffusion.schedules import DiscreteSchedule
 
-PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
+PREDICTIONS: dict[str, type[Prediction]] = {"epsilon": Eps, "sample": X, "v_prediction": V}
 
 
 class PipelineSchedule(DiscreteSchedule):
@@ -70,11 +70,11 @@ class PipelineNetwork(nn.Module):
 class Pretrained(NetworkDenoiser):
     """A pixel-space pipeline of diffusers as a Denoiser.
 
-    Its betas are the schedule, its text encoder makes y of prompts, and where it learnt the variance,
-    that is the estimate's spread.
+    Its betas are the schedule, its text encoder makes y of prompts, and where it learnt the variance, its
+    estimates have a var_weight.
 
     Args:
-        pipeline: with a unet, a scheduler with betas, and a text encoder if it is asked by prompts.
+        pipeline: with a unet, a scheduler with betas, and a text encoder if it takes prompts.
         negative_prompt: what guidance leads away from.
         unconditional: text embeddings (1, L, D) of what guidance leads away from, where the pipeline has no
             text encoder to make them.
@@ -101,22 +101,18 @@ class Pretrained(NetworkDenoiser):
                 f"{type(pipeline).__name__} is no pipeline of a U-Net in pixel space and a scheduler with "
                 "betas: choose another pretrained.path"
             )
-        super().__init__(
-            PipelineNetwork(unet, low, noise_level), PipelineSchedule(scheduler), PREDICTIONS[prediction]()
-        )
+        network = PipelineNetwork(pipeline.unet, low, noise_level)
+        super().__init__(network, PipelineSchedule(scheduler), PREDICTIONS[prediction]())
         self.pipeline = pipeline
-        self.learns_variance = unet.config.get("out_channels") == 2 * self.shape[0]
+        config = pipeline.unet.config
+        channels = config.in_channels if low is None else config.in_channels // 2
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.shape = (channels, height, width)  # of an image
+        self.learns_variance = config.get("out_channels") == 2 * channels
         # Made at once: made later, it would bring an offloaded text encoder back beside the U-Net.
         self.unconditional = self._embed(negative_prompt) if unconditional is None else unconditional
         self.conditional = self.unconditional is not None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of an image, (C, H, W)."""
-        config = self.network.unet.config
-        channels = config.in_channels if self.network.low is None else config.in_channels // 2
-        size = config.sample_size
-        return channels, *((size, size) if isinstance(size, int) else size)
 
     def encode(self, condition: Condition) -> Tensor | None:
         """Return the text embeddings (1, L, D) of a prompt, of an empty one for None.
@@ -134,6 +130,8 @@ class Pretrained(NetworkDenoiser):
 
     def null(self, y: Tensor) -> Tensor:
         """Return the text embeddings of the negative prompt, shaped like y."""
+        if self.unconditional is None:
+            raise ValueError("this model takes no prompts")
         return self.unconditional.to(y).expand_as(y)
 
     def _embed(self, prompt: str) -> Tensor | None:
@@ -151,7 +149,7 @@ class Upscaler:
     Args:
         first: pipeline of the model whose images it scales up.
         pipeline: of its own model.
-        sampler: how to walk from noise to image.
+        sampler: how to go from noise to image.
         guidance: scale of guidance.
         noise_level: published index of the noise, from 0.
     """

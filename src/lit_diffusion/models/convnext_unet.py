@@ -153,6 +153,6 @@ class Up(nn.Sequential):
 
 
 def with_skip(h: Tensor, skip: Tensor) -> Tensor:
-    """h, cut to the skip's size where padding made it larger, and the skip beside it."""
+    """Concatenate h, cut to the skip's size where padding made it larger, and the skip."""
     height, width = skip.shape[2:]
     return torch.cat([h[:, :, :height, :width], skip], dim=1)

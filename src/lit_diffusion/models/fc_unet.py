@@ -21,7 +21,7 @@ class FCUNet(nn.Module):
         channels: image channels.
         image_size: height and width of an image: 28.
         width: hidden channels, the tutorial's D.
-        time: whether the network is told the time at all; a denoiser of one noise level need not be.
+        time: whether the network uses the time; a denoiser of one noise level need not.
         num_classes: labels the network knows; 0 for none.
 
     Raises:
@@ -97,19 +97,19 @@ def fc_block(features_in: int, features_out: int) -> nn.Sequential:
 
 
 def conv_block(c_in: int, c_out: int) -> nn.Sequential:
-    """Two convolutions at the same resolution."""
+    """Return two convolutions at the same resolution."""
     return nn.Sequential(
         norm_gelu(nn.Conv2d(c_in, c_out, 3, padding=1)), norm_gelu(nn.Conv2d(c_out, c_out, 3, padding=1))
     )
 
 
 def down_conv(c_in: int, c_out: int) -> nn.Sequential:
-    """Half the resolution."""
+    """Return a convolution to half the resolution."""
     return norm_gelu(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1))
 
 
 def up_conv(c_in: int, c_out: int) -> nn.Sequential:
-    """Twice the resolution."""
+    """Return a transposed convolution to twice the resolution."""
     return norm_gelu(nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1))
 
 

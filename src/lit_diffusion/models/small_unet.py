@@ -106,7 +106,7 @@ class SmallUNet(nn.Module):
 class Level(nn.Module):
     """The change of resolution into a level, and the level's blocks."""
 
-    def __init__(self, resample: nn.Module, blocks: list[nn.Module]):
+    def __init__(self, resample: nn.Module, blocks: Sequence[nn.Module]):
         super().__init__()
         self.resample = resample
         self.blocks = nn.ModuleList(blocks)
@@ -151,5 +151,6 @@ class Up(nn.Sequential):
 def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
     """Return the convolution with zero weights, so that its output is zero at the start of training."""
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv

@@ -1,4 +1,4 @@
-"""What images are asked to be: labels, or prompts."""
+"""The conditions of samples: labels, or prompts."""
 
 import torch
 from omegaconf import DictConfig, ListConfig
@@ -23,7 +23,8 @@ def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
     prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
     if not prompts:
         raise ConfigError("prompt is an empty list: give at least one")
-    return torch.cat([denoiser.encode(prompt) for prompt in prompts])
+    encoded = [denoiser.encode(prompt) for prompt in prompts]
+    return torch.cat([y for y in encoded if y is not None])
 
 
 def labels_in_turn(y: str | int | ListConfig | None, num_classes: int) -> Tensor | None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import check_switch, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, save_gif, save_png, to_float, to_uint8
@@ -114,8 +115,8 @@ def write_gif(cfg: DictConfig, trajectory: Trajectory, path: Path) -> None:
 
 def sampling_settings(cfg: DictConfig, loaded: Loaded) -> dict[str, Any]:
     """Return all that an image depends on, but for its number."""
-    keys = ("y", "prompt", "negative_prompt", "seed")
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    keys = ["y", "prompt", "negative_prompt", "seed"]
+    settings = plain(OmegaConf.masked_copy(cfg, keys))
     sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     return {"weights": loaded.identity, **settings, "guidance": vars(loaded.guidance), "sampler": sampler}
 
@@ -129,7 +130,7 @@ def write_samples(cfg: DictConfig, samples: PartialSamples, y: Tensor | None) ->
     for path in (npz_path, gif_path):  # of an earlier sampling in the same folder
         path.unlink(missing_ok=True)
     if cfg.npz:
-        arrays = {"images": images.numpy()}
+        arrays: dict[str, Any] = {"images": images.numpy()}
         if (labels := labels_of_images(cfg, y)) is not None:
             arrays["labels"] = labels.numpy()
         with atomic_write(npz_path) as file:

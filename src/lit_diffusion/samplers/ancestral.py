@@ -55,6 +55,8 @@ class Ancestral(Sampler):
             return mean
         small = beta_ts * sigma_s**2 / sigma_t**2
         if self.variance == "learned":
+            if var_weight is None:
+                raise ValueError("the denoiser learnt no variance: use variance='small'")
             share = (var_weight + 1) / 2
             return mean + (small ** (1 - share) * beta_ts**share).sqrt() * noise()
         variance = beta_ts if self.variance == "large" else small

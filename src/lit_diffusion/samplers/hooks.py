@@ -26,7 +26,7 @@ class Trajectory:
 
     Args:
         grid: the times the sampler visits.
-        times: the times to keep; 0 is the end of the walk.
+        times: the times to keep; 0 is the finished image.
         n: images of the batch to keep; None for all.
 
     Attributes:

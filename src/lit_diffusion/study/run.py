@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from lit_diffusion.checkpoint import read_checkpoint
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError, check_chosen, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
@@ -22,7 +24,7 @@ MARKER = "trained"  # a file in the folder of a training that is finished
 TABLE = "study.md"
 LOG = "study.log"
 
-PARTS = {  # of a study's file
+PARTS: dict[str, Any] = {  # of a study's file: their types
     "train": (ListConfig, NoneType),
     "evaluate": ListConfig,
     "baseline": str,
@@ -154,7 +156,9 @@ def check_result(cfg: DictConfig, run: Run, results: Sequence[Result]) -> None:
 
 def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> Comparison:
     """Return what ``study`` does."""
-    values = {choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices}
+    values: dict[str, dict[str, list[float]]] = {
+        choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices
+    }
     trainings: dict[str, list[str]] = {}
     floor: dict[str, float] = {}
     for run, result in zip(runs, results, strict=True):
@@ -169,9 +173,9 @@ def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> 
         scores=list(cfg.study.scores),
         baseline=cfg.study.baseline,
         choices=summaries(values, cfg.study.baseline),
-        nfe={run.choice: r.cost and r.cost.nfe for run, r in zip(runs, results, strict=True)},
+        nfe={run.choice: r.cost.nfe if r.cost else None for run, r in zip(runs, results, strict=True)},
         runs=trainings,
-        overrides=OmegaConf.to_container(cfg.study, resolve=True),
+        overrides=plain(cfg.study),
         floor=floor,
         floor_n=results[0].floor_n,
         **{key: getattr(results[0], key) for key in SAME},

@@ -134,15 +134,15 @@ def check_training(choice: str, training: DictConfig, evaluation: DictConfig) ->
 
 def hashes(evaluation: DictConfig) -> list[str]:
     """Return the hashes of the files that an evaluation reads: samples, and networks that measure."""
-    given = [str(evaluation[key]) for key in ("samples", "features", "second")]
-    return [sha256_of(path) for path in (*given, *sorted(OURS.values())) if Path(path).is_file()]
+    given = [Path(str(evaluation[key])) for key in ("samples", "features", "second")]
+    return [sha256_of(path) for path in (*given, *sorted(OURS.values())) if path.is_file()]
 
 
 def folder_name(overrides: Sequence[str], *settings: DictConfig | list[str] | str | None) -> str:
     """Return a folder's name: the readable part of the overrides, and a hash of all that they mean."""
     readable = re.sub(r"[^\w.=-]+", "_", ",".join(overrides))[:60].strip("_")
-    plain = [OmegaConf.to_container(s) if isinstance(s, DictConfig) else s for s in settings]
-    return f"{readable}-{hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:10]}"
+    values = [OmegaConf.to_container(s) if isinstance(s, DictConfig) else s for s in settings]
+    return f"{readable}-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]}"
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -29,7 +29,7 @@ class LitDiffusion(L.LightningModule):
         denoiser: network, schedule and prediction.
         optimizer: ``optimizer(parameters)``.
         lr_scheduler: Lightning's lr_scheduler_config, with ``scheduler(optimizer)`` under
-            "scheduler"; one that takes ``total_steps`` is told the run's length, in steps or, if its
+            "scheduler"; one that takes ``total_steps`` is given the run's length, in steps or, if its
             "interval" is "epoch", in epochs. None: constant.
         label_dropout: share of labels replaced by the null label, for guidance.
         min_snr_gamma: weight the loss by min(SNR, gamma), as a loss on x (Hang et al. 2023,

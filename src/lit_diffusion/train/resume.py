@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import PATH_GROUPS
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
 ORDER = {  # what decides which images come next, after the checkpoint's number of steps
@@ -35,7 +36,7 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
             f"ckpt {path} holds weights alone, without the optimizer's state: to go on with a run, give its "
             "last.ckpt"
         )
-    now = OmegaConf.to_container(cfg, resolve=True)
+    now = plain(cfg)
     then = checkpoint["hyper_parameters"]
     if has_ended(cfg, checkpoint):
         raise ConfigError(

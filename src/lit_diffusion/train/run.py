@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
@@ -91,7 +92,7 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         lr_scheduler=instantiate(cfg.lr_scheduler, _convert_="all"),
     )
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = plain(cfg)
     module.save_hyperparameters(
         {**config, "parameters": count_parameters(module), "git_commit": git_commit()}
     )

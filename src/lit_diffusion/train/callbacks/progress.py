@@ -90,10 +90,10 @@ class PlainProgress(ProgressBar):
         step, steps = trainer.global_step, trainer.estimated_stepping_batches
         left = (now - self.start) / max(step - self.first_step, 1) * (steps - step)
         losses = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")}
-        losses = "".join(f"  {name} {value:.4f}" for name, value in losses.items())
+        loss_text = "".join(f"  {name} {value:.4f}" for name, value in losses.items())
         of_steps = f"/{steps}  {left / 60:.1f} min left" if steps != float("inf") else ""
         epoch = trainer.fit_loop.epoch_progress.current.ready
-        log.info(f"epoch {epoch}  step {step}{of_steps}{losses}")
+        log.info(f"epoch {epoch}  step {step}{of_steps}{loss_text}")
 
 
 def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:
