@@ -16,7 +16,7 @@ test: .venv/installed-test ## Run the test suite
 	$(BIN)/pytest -n auto --maxprocesses=8 --dist worksteal
 
 quick: .venv/installed-test ## Run the mathematics and one training, in under a minute
-	$(BIN)/pytest -q -n 2 -m "not slow" tests/maths tests/samplers tests/models tests/common/test_rooms.py \
+	$(BIN)/pytest -q -n 2 tests/maths tests/samplers tests/models tests/common/test_rooms.py \
 		tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
 
 lint: .venv/installed-test ## Check style and types

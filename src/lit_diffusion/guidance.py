@@ -1,8 +1,8 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -39,6 +39,24 @@ class Guidance:
         check_number("guidance.rescale", self.rescale, least=0, most=1)
         object.__setattr__(self, "interval", _interval(self.interval))
 
+    @classmethod
+    def from_config(cls, node: Any, own: Mapping[str, Any] | None = None) -> Self:
+        """Return the guidance of a config's node.
+
+        Args:
+            node: scale, interval and rescale; null for what ``own`` has, or else the default.
+            own: the guidance of the run that trained the model.
+
+        Raises:
+            ConfigError: the node isn't such a mapping, or a value is outside its range.
+        """
+        keys = [field.name for field in fields(cls)]
+        if not isinstance(node, Mapping) or not {*node} <= {*keys}:
+            raise ConfigError(
+                f"guidance is {node}: give its keys, {', '.join(keys)}, such as guidance.scale=2"
+            )
+        return cls(**{**(own or {}), **{key: value for key, value in node.items() if value is not None}})
+
     @property
     def unconditional(self) -> bool:
         """Whether the condition has no effect at any time."""
@@ -46,7 +64,7 @@ class Guidance:
 
     def applied(self, denoiser: Denoiser) -> Denoiser:
         """Return the denoiser, guided; itself where this is the default."""
-        return denoiser if self == Guidance() else Guided(denoiser, **asdict(self))
+        return denoiser if self == Guidance() else Guided(denoiser, self)
 
 
 def _interval(value: Any) -> tuple[float, float]:
@@ -69,27 +87,21 @@ class Guided(Combinator):
 
     Args:
         denoiser: one that takes a condition.
-        scale, interval, rescale: as in ``Guidance``.
+        guidance: scale, interval and rescale.
 
     Raises:
-        ConfigError: the denoiser takes no condition, or a value is outside its range.
+        ConfigError: the denoiser takes no condition.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        scale: float,
-        interval: Sequence[float] = (0.0, 1.0),
-        rescale: float = 0.0,
-    ):
+    def __init__(self, denoiser: Denoiser, guidance: Guidance):
         super().__init__(denoiser)
-        self.guidance = Guidance(scale, interval, rescale)
         if not denoiser.conditional:
             raise ConfigError(
-                f"guidance.scale is {scale}, guidance.interval {list(self.guidance.interval)} and "
-                f"guidance.rescale {rescale}, but this model was trained without labels: leave guidance out, "
-                "or train one with model.num_classes=10"
+                f"guidance.scale is {guidance.scale}, guidance.interval {list(guidance.interval)} and "
+                f"guidance.rescale {guidance.rescale}, but this model has no labels: leave guidance out, or "
+                "train one with model.num_classes=10"
             )
+        self.guidance = guidance
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         if y is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import sha256_of
+from lit_diffusion.common.log import log
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
+from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.base import AfterStep, Sampler
 from lit_diffusion.samplers.generate import generate
 from lit_diffusion.samplers.hooks import chain
@@ -26,7 +29,9 @@ from lit_diffusion.samplers.hooks import chain
 if TYPE_CHECKING:
     from lit_diffusion.interop.pretrained import Upscaler
 
-SHIPPED = Path(__file__).parent / "trained" / "mnist.safetensors"  # what is sampled where no ckpt is given
+SHIPPED_MODEL = (
+    Path(__file__).parent / "trained" / "mnist.safetensors"
+)  # what is sampled where no ckpt is given
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Loaded:
         identity: tells one set of weights from another.
         config: what it was trained with; None for a pretrained one.
         upscaler: makes its images larger; None for none.
+
+    Raises:
+        ConfigError: the denoiser can't be guided like this, or the sampler can't work with it.
     """
 
     unguided: Denoiser
@@ -53,7 +61,10 @@ class Loaded:
     config: DictConfig | None = None
     upscaler: Upscaler | None = None
 
-    @property
+    def __post_init__(self) -> None:
+        self.sampler.check(self.denoiser)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
         """The denoiser, guided."""
         return self.guidance.applied(self.unguided)
@@ -78,8 +89,10 @@ class Loaded:
         y = None if y is None else y[torch.tensor(indices) % len(y)].to(self.device)
         hook = chain(after_step, count)
         x = generate(self.sampler, self.denoiser, indices, self.shape, seed, y, self.device, hook)
-        if self.upscaler is None or y is None:
+        if self.upscaler is None:
             return x
+        if y is None:
+            raise ValueError("an upscaler needs the text embeddings y")
         return self.upscaler(x, indices, seed, y, self.denoiser.null(y[:1]), after_step=count)
 
 
@@ -96,21 +109,19 @@ def load(cfg: DictConfig) -> Loaded:
             f"negative_prompt is {cfg.negative_prompt!r}, but the model of a checkpoint takes no prompts: "
             "leave it out"
         )
-    path = cfg.ckpt or SHIPPED
+    path = cfg.ckpt or SHIPPED_MODEL
     checkpoint = read_checkpoint(path)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    return checked(
-        Loaded(
-            load_denoiser(checkpoint).to(device),
-            choose_guidance(cfg, config),
-            build_sampler(cfg, config),
-            shape,
-            device,
-            sha256_of(path),
-            config,
-        )
+    return Loaded(
+        load_denoiser(checkpoint).to(device),
+        choose_guidance(cfg, config),
+        build_sampler(cfg, config),
+        shape,
+        device,
+        sha256_of(path),
+        config,
     )
 
 
@@ -129,42 +140,40 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     options = plain(cfg.pretrained)
     second, own = options.pop("upscaler"), OmegaConf.create({"sampler": options.pop("sampler")})
     denoiser = Pretrained(load_pipeline(**options, device=device), cfg.negative_prompt).eval()
+    sampler = build_sampler(cfg, own)
+    if denoiser.learns_variance and isinstance(sampler, Ancestral) and sampler.variance != "learned":
+        log.warning("this model learnt the variance of its steps: sampler=ancestral_learned uses it")
     upscaler = None
     if second is not None:
-        sampler, scale, noise_level = (second.pop(key) for key in ("sampler", "guidance", "noise_level"))
-        sampler = instantiate(sampler, _convert_="all")
+        if not denoiser.conditional:
+            raise ConfigError(
+                f"pretrained.upscaler is given, but {options['path']} takes no prompts: leave it out"
+            )
+        second_sampler = instantiate(second.pop("sampler"), _convert_="all")
+        guidance, noise_level = Guidance.from_config(second.pop("guidance")), second.pop("noise_level")
         pipeline = load_pipeline(**second, device=device)
-        upscaler = Upscaler(denoiser.pipeline, pipeline, sampler, scale, noise_level)
-    return checked(
-        Loaded(
-            denoiser,
-            choose_guidance(cfg, own),
-            build_sampler(cfg, own),
-            denoiser.shape,
-            device,
-            f"{options['path']}, {options['dtype']}, {cfg.pretrained.upscaler}",
-            upscaler=upscaler,
-        )
+        upscaler = Upscaler(denoiser.pipeline, pipeline, second_sampler, guidance, noise_level)
+    return Loaded(
+        denoiser,
+        choose_guidance(cfg, own),
+        sampler,
+        denoiser.shape,
+        device,
+        f"{options['path']}, {options['dtype']}, {cfg.pretrained.upscaler}",
+        upscaler=upscaler,
     )
 
 
-def checked(loaded: Loaded) -> Loaded:
-    """Return it; ConfigError if its denoiser can't be guided or sampled like this."""
-    loaded.sampler.check(loaded.denoiser)
-    return loaded
-
-
-def choose_guidance(cfg: DictConfig, trained: DictConfig) -> Guidance:
+def choose_guidance(cfg: DictConfig, run_config: DictConfig) -> Guidance:
     """Return the guidance of the run that trained the model, with what the config sets of it."""
-    own = trained.get("guidance") or {}
-    return Guidance(**{**own, **{key: value for key, value in cfg.guidance.items() if value is not None}})
+    return Guidance.from_config(cfg.guidance, own=run_config.get("guidance"))
 
 
-def build_sampler(cfg: DictConfig, trained: DictConfig) -> Sampler:
+def build_sampler(cfg: DictConfig, run_config: DictConfig) -> Sampler:
     """Return the config's sampler, or that of the run that trained the model, with the config's steps."""
-    if not (cfg.get("sampler") or trained.get("sampler")):
+    if not (cfg.get("sampler") or run_config.get("sampler")):
         raise ConfigError("sampler is missing: choose one, such as sampler=ddim")
-    both = OmegaConf.create({**trained, "sampler": cfg.get("sampler") or trained.sampler})
+    both = OmegaConf.create({**run_config, "sampler": cfg.get("sampler") or run_config.sampler})
     options = plain(both)["sampler"]
     if cfg.steps is not None:
         options["steps"] = cfg.steps

@@ -1,6 +1,7 @@
 """The layout keeps to its rules: imports go down one list, files stay short, public names are there."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_files_are_short_and_few_lie_in_the_root():
     lengths = {path.relative_to(SRC): len(path.read_text().splitlines()) for path in MODULES}
     assert {path: length for path, length in lengths.items() if length > 300} == {}
     assert len(list(SRC.glob("*.py"))) <= 15
+
+
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tests" / "tools").glob("[!t]*.py")))
+def test_every_tool_can_be_imported(tool):
+    import_module(tool)
 
 
 def test_the_public_names_are_there():

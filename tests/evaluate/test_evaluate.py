@@ -13,6 +13,7 @@ from lit_diffusion.evaluate.evaluator import Evaluator
 from lit_diffusion.evaluate.report import scores_caption, scores_table
 from lit_diffusion.evaluate.result import Bits, Result
 from lit_diffusion.evaluate.run import evaluate
+from lit_diffusion.sample.partial import PartialSamples
 
 QUICK = ["n=12", "steps=2", "cas_images=0", "bits_n=0", "evaluator_seed=0"]
 
@@ -165,6 +166,28 @@ def test_mistakes_cost_no_sampling(evaluated, overrides, message, monkeypatch):
     monkeypatch.setattr("lit_diffusion.loading.generate", None)
     with pytest.raises(ConfigError, match=message):
         evaluated(*overrides)
+
+
+def test_scores_are_on_the_disk_before_the_samples_are_removed(evaluated, monkeypatch, trained, tmp_path):
+    ckpt = trained("data.source._target_=digits.Mnist")
+    seen = []
+    remove = PartialSamples.remove
+
+    def spy(self):
+        seen.append((tmp_path / "evaluation.json").is_file())
+        remove(self)
+
+    monkeypatch.setattr(PartialSamples, "remove", spy)
+    evaluated(ckpt=ckpt)
+    assert seen == [True]
+
+
+def test_a_result_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "evaluation.json"
+    for content in ("{", "{}", '{"n": 3}'):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="truncated, or was written by another version"):
+            Result.read(path)
 
 
 @pytest.mark.parametrize(

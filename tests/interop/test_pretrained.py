@@ -10,7 +10,7 @@ from PIL import Image
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.edit.run import edit
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import Guidance, Guided
 from lit_diffusion.interop import pretrained
 from lit_diffusion.interop.pretrained import Pretrained, Upscaler
 from lit_diffusion.predictions import Eps
@@ -57,7 +57,7 @@ def test_stage_1_is_theirs(folders, steps, guidance):
     sampler = Ancestral(steps, clip=(0.95, 1.5), variance="learned")
     noise = same_noise(2, 3, 16, 16)
     y = torch.cat([denoiser.encode(prompt) for prompt in (CAT, "a dog")])
-    ours = sampler(Guided(denoiser, guidance), noise(), y, noise)
+    ours = sampler(Guided(denoiser, Guidance(guidance)), noise(), y, noise)
     torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
     assert expected.std() > 0.2
 
@@ -67,7 +67,9 @@ def test_stage_2_is_theirs(folders, monkeypatch):
     small = torch.rand(1, 3, 16, 16, generator=torch.manual_seed(0), dtype=torch.float64) * 2 - 1
     expected = theirs(pipeline, CAT, image=small, num_inference_steps=10, guidance_scale=4.0, noise_level=250)
     monkeypatch.setattr(pretrained, "ImageNoise", lambda *_: same_noise(1, 3, 32, 32))
-    upscaler = Upscaler(pipeline, pipeline, Ancestral(10, clip=(0.95, 1.5), variance="learned"), 4.0, 250)
+    upscaler = Upscaler(
+        pipeline, pipeline, Ancestral(10, clip=(0.95, 1.5), variance="learned"), Guidance(4.0), 250
+    )
     prompts = Pretrained(pipeline)
     ours = upscaler(small, [0], 0, prompts.encode(CAT), prompts.unconditional)
     torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
@@ -201,7 +203,7 @@ def test_nothing_asked_is_not_the_negative_prompt(folders):
 
 def test_half_precision_runs_with_a_path_in_full(folders):
     pipeline = IFPipeline.from_pretrained(folders[0], dtype=torch.bfloat16)
-    denoiser = Guided(Pretrained(pipeline), 3.0)
+    denoiser = Guided(Pretrained(pipeline), Guidance(3.0))
     x_t = torch.randn(2, 3, 16, 16, generator=torch.manual_seed(0))
     x = Ancestral(4, clip=True, variance="learned")(denoiser, x_t, denoiser.encode(CAT).expand(2, -1, -1))
     assert x.dtype == torch.float32
@@ -235,7 +237,7 @@ def test_more_mistakes(config, tmp_path):
 
 
 def test_a_learnt_variance_is_asked_of_models_that_learnt_one(folders):
-    learnt = Guided(Pretrained(IFPipeline.from_pretrained(folders[0])), 2.0)
+    learnt = Guided(Pretrained(IFPipeline.from_pretrained(folders[0])), Guidance(2.0))
     unlearnt = exact_denoiser(Gaussian, Linear(), Eps())
     Ancestral(5, clip=False, variance="learned").check(learnt)
     Ancestral(5, clip=False).check(unlearnt)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gaussian import Gaussian, Mixture, exact_denoiser
 
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import Guidance, Guided
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
@@ -162,7 +162,7 @@ def test_a_mixture_keeps_its_weights_and_widths(schedule, sampler):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_guidance_on_a_mixture(scale):
     """Scale 0 ignores the label, scale 1 obeys it, a larger one overshoots away from the others."""
-    denoiser = Guided(exact_denoiser(Mixture, Cosine(), V()), scale)
+    denoiser = Guided(exact_denoiser(Mixture, Cosine(), V()), Guidance(scale))
     start = torch.randn(3000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
     x = DDIM(100, clip=False)(denoiser, start, torch.full((3000,), 2)).flatten(1)
     asked = torch.cdist(x, Mixture.points).argmin(1) == 2

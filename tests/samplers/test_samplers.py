@@ -6,7 +6,7 @@ from gaussian import Gaussian, Mixture, exact_denoiser
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Clipped, NetworkDenoiser
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import Guidance, Guided
 from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.predictions import Eps, V, Velocity
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -106,7 +106,7 @@ def test_guidance_costs_and_bit_exact_ends(scale, evaluations, label):
     """Scale 1 is the conditional denoiser and scale 0 the unconditional, bit for bit, at one evaluation."""
     plain = NetworkDenoiser(Counter(), Linear(), Eps())
     t, y = torch.full((3,), 0.5, dtype=torch.float64), torch.full((3,), 2)
-    guided = Guided(plain, scale)(start(), t, y)
+    guided = Guided(plain, Guidance(scale))(start(), t, y)
     assert plain.network.seen == 3 * evaluations
     cond, uncond = plain(start(), t, y), plain(start(), t, torch.full((3,), 3))
     if label is not None:
@@ -123,7 +123,7 @@ def guided_at(time, **options):
     t, y = torch.full((3,), time, dtype=torch.float64), torch.tensor([0, 1, 2])
     cond, uncond = plain(start(), t, y), plain(start(), t, torch.full((3,), 3))
     plain.network.seen = 0
-    return Guided(plain, 3.0, **options)(start(), t, y), cond, uncond, plain.network.seen
+    return Guided(plain, Guidance(3.0, **options))(start(), t, y), cond, uncond, plain.network.seen
 
 
 @pytest.mark.parametrize("time, inside", [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.9, False)])
@@ -139,8 +139,8 @@ def test_guidance_interval(time, inside):
 def test_guidance_interval_tells_images_of_one_batch_apart():
     plain = NetworkDenoiser(Counter(), Linear(), Eps())
     t, y = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.tensor([0, 1, 2])
-    part = Guided(plain, 3.0, interval=(0.2, 0.8))(start(), t, y).x
-    whole, cond = Guided(plain, 3.0)(start(), t, y).x, plain(start(), t, y).x
+    part = Guided(plain, Guidance(3.0, interval=(0.2, 0.8)))(start(), t, y).x
+    whole, cond = Guided(plain, Guidance(3.0))(start(), t, y).x, plain(start(), t, y).x
     torch.testing.assert_close(part, torch.stack([cond[0], whole[1], cond[2]]))
 
 
@@ -176,8 +176,8 @@ def test_guidance_out_of_range_is_refused(options, says):
 
 
 def test_guidance_without_labels_is_refused():
-    with pytest.raises(ConfigError, match="without labels"):
-        Guided(exact_denoiser(Gaussian, Linear(), Eps()), 2.0)
+    with pytest.raises(ConfigError, match="has no labels"):
+        Guided(exact_denoiser(Gaussian, Linear(), Eps()), Guidance(2.0))
 
 
 def test_clipping_keeps_x_inside_and_the_estimate_on_the_path():

@@ -14,7 +14,7 @@ from lit_diffusion.common.images import to_uint8
 from lit_diffusion.denoiser import Labelled
 from lit_diffusion.features.classifier import classify
 from lit_diffusion.features.network import load_features
-from lit_diffusion.guidance import Guided
+from lit_diffusion.guidance import Guidance, Guided
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.generate import generate
 
@@ -23,7 +23,7 @@ PAIRS = [(6, 9, "rotate_180"), (4, 7, "rotate_90"), (7, 2, "flip_vertical"), (5,
 
 if __name__ == "__main__":
     reader = load_features("mnist").classifier
-    guided = Guided(load_denoiser(read_checkpoint(sys.argv[1])), 2.0)
+    guided = Guided(load_denoiser(read_checkpoint(sys.argv[1])), Guidance(2.0))
     for first, second, view in PAIRS:
         upright, turned = (Labelled(guided, torch.tensor([label])) for label in (first, second))
         sampler, look = Ancestral(34, clip=True), VIEWS[view].forward

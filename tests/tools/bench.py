@@ -20,7 +20,7 @@ from tutorial1 import Tutorial1UNet, same_weights, training_step
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.cli import CONFIG_DIR
-from lit_diffusion.train.run import build_loggers, build_module, build_trainer, quieten
+from lit_diffusion.train.run import build_loggers, build_module, build_trainer, silence_warnings
 
 BATCH = 64
 
@@ -141,7 +141,7 @@ def loop_against_a_bare_one(model: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    quieten()
+    silence_warnings()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, on the CPU")
     steps_against_the_tutorial()
     data_against_the_tutorial()

@@ -101,8 +101,8 @@ MUTANTS = {
     ),
     "flow: logit-normal without its mean": Mutant(
         "schedules.py",
-        "self.logit_mean + self.logit_std * torch.randn",
-        "self.logit_std * torch.randn",
+        "self.logit_mean + self.logit_std * drawn",
+        "self.logit_std * drawn",
         "maths/test_schedules.py",
     ),
     "fc_unet: time scales and label shifts": Mutant(

@@ -117,6 +117,7 @@ def test_checkpoints_replace_each_other_whole(tmp_path):
     with pytest.raises(RuntimeError):
         io.save_checkpoint({"n": Unpicklable()}, path)
     assert torch.load(path) == {"n": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]  # nothing of the failed one is left
     io.save_checkpoint({"n": 2}, path)
     assert torch.load(path) == {"n": 2}
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]

@@ -20,12 +20,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     A process killed at any moment leaves the old file or the new one, never half of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -63,17 +67,17 @@ def make_folder(path: str | Path, name: str = "out") -> Path:
 
 
 @contextmanager
-def locked(folder: Path, who: str) -> Iterator[None]:
+def locked(folder: Path, task: str) -> Iterator[None]:
     """Keep other processes out of the folder while inside.
 
     Raises:
-        ConfigError: another process is at work there; ``who`` says what it does.
+        ConfigError: another process is at work there; ``task`` says what it does.
     """
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise ConfigError(f"another {who} is at work in {folder}: choose another out") from None
+        raise ConfigError(f"another {task} is at work in {folder}: choose another out") from None
     try:
         yield
     finally:

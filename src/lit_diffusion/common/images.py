@@ -1,4 +1,4 @@
-"""Images: between uint8 and [-1, 1], from picture files, as grids and films."""
+"""Images: between uint8 and [-1, 1], from picture files, as grids and animations."""
 
 from collections.abc import Sequence
 from pathlib import Path

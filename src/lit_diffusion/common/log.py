@@ -1,10 +1,11 @@
 """The project's one logger. What it says goes to the terminal and into the run's own log file.
 
-conf/hydra/job_logging/ sets up its handlers for the command lines; from Python, ``logging`` does.
+conf/hydra/job_logging/ sets up the handlers of the command lines; from Python, ``logging`` does.
 """
 
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,22 @@ from rich.table import Table
 log = logging.getLogger("lit_diffusion")
 
 
-class BelowWarning(logging.Filter):
-    """Lets records below WARNING pass. On a terminal these go to stdout, the others to stderr."""
+class TerminalHandler(logging.Handler):
+    """Prints warnings and errors to stderr, other records to stdout; a progress bar stays below them."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.WARNING
+    def emit(self, record: logging.LogRecord) -> None:
+        print(
+            self.format(record),
+            file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout,
+            flush=True,
+        )
+
+
+def ensure_terminal() -> None:
+    """Print records in a process that has no handlers, such as one that was spawned for training."""
+    if not log.hasHandlers():
+        log.addHandler(TerminalHandler())
+        log.setLevel(logging.INFO)
 
 
 def log_table(table: Table) -> None:
@@ -32,7 +44,7 @@ def log_table(table: Table) -> None:
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Log into a file too while inside, after what it holds already."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     try:

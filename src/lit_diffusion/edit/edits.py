@@ -11,12 +11,14 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.common.errors import ConfigError, check_whole_number, is_number
+from lit_diffusion.common.log import log
 from lit_diffusion.common.panels import panels
 from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.denoiser import Condition
 from lit_diffusion.edit.context import EditContext
 from lit_diffusion.edit.masks import find_mask
+from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.grids import resampled
 from lit_diffusion.samplers.hooks import Inpaint, Trajectory, chain
 
@@ -177,6 +179,8 @@ def interpolate(
     """
     check_whole_number("edit.n", n, least=2)
     check_whole_number("edit.rows", rows, least=1)
+    if isinstance(context.sampler, Ancestral) or getattr(context.sampler, "eta", 0) > 0:
+        log.warning("this sampler adds noise, which forgets where it began: sampler=dpmpp_2m doesn't")
     weight = torch.linspace(0, 1, n)
     ends = context.schedule.pure_noise(context.noise(2 * rows)().cpu()).split(1)
     blend = Blend(context.conditioned(first), context.conditioned(second), weight)
@@ -237,6 +241,7 @@ def condition_text(condition: Condition) -> str:
 
 
 def as_list(value: object) -> list:
+    """Return a sequence as a list, and anything else as a list of it."""
     return list(value) if isinstance(value, Sequence) else [value]
 
 

@@ -51,7 +51,7 @@ class Evaluation(AfterEpochs):
         check_whole_number("callbacks.evaluation.k", k, least=1)
         check_whole_number("callbacks.evaluation.n", n, least=k + 1)
         self.sampler = sampler
-        self.guidance = Guidance(**guidance)
+        self.guidance = Guidance.from_config(guidance)
         self.n = n
         self.options: dict[str, Any] = {"features": features, "second": second, "k": k}
         self.seed = seed

@@ -44,8 +44,8 @@ class Evaluator:
     """
 
     name: str
-    train: Images
-    test: Images
+    train: Images = field(repr=False)
+    test: Images = field(repr=False)
     features: FeatureNetwork
     second: FeatureNetwork | None = None
     k: int = 5
@@ -53,8 +53,8 @@ class Evaluator:
     memorisation: bool = False
     seed: int = 0
     device: torch.device | str = "cpu"
-    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
-    _floors: dict[tuple[int, bool], Scores] = field(default_factory=dict)
+    _known: dict[tuple[str, bool], Tensor] = field(init=False, repr=False, default_factory=dict)
+    _floors: dict[tuple[int, bool], Scores] = field(init=False, repr=False, default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,10 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import write_json
 from lit_diffusion.features.network import NetworkInfo
+
+Record = TypeVar("Record")
 
 RESULT = "evaluation.json"  # in the folder of an evaluation
 Scores = dict[str, float]
@@ -82,6 +85,34 @@ class Bits:
     labelled: bool
 
 
+MEASURED: dict[str, type] = {  # parts of a result that are dataclasses themselves
+    "reference": Reference,
+    "evaluator": EvaluatorSettings,
+    "features": NetworkInfo,
+    "second": NetworkInfo,
+}
+
+
+def read_record(kind: type[Record], path: Path, parts: dict[str, Any]) -> Record:
+    """Read a dataclass from JSON.
+
+    Args:
+        kind: the dataclass.
+        path: of the file.
+        parts: the types of its fields that are dataclasses themselves.
+
+    Raises:
+        ConfigError: the file is truncated, or was written by another version.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return kind(**content | {key: part(**content[key]) for key, part in parts.items() if content[key]})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is truncated, or was written by another version ({error}): remove it and run again"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Result:
     """Scores of a set of images, their floor, and what they were made and measured with.
@@ -123,13 +154,4 @@ class Result:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what ``write`` wrote."""
-        content = json.loads(path.read_text())
-        parts = {
-            "reference": Reference,
-            "evaluator": EvaluatorSettings,
-            "features": NetworkInfo,
-            "second": NetworkInfo,
-            "cost": Cost,
-            "bits": Bits,
-        }
-        return cls(**content | {key: part(**content[key]) for key, part in parts.items() if content[key]})
+        return read_record(cls, path, MEASURED | {"cost": Cost, "bits": Bits})

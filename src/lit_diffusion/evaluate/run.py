@@ -1,6 +1,5 @@
 """Evaluation: a checkpoint in, scores with their floor out."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile
@@ -38,19 +37,22 @@ class EvaluatorCache:
     """Keeps the last evaluator, with its features and floors, for evaluations with the same settings."""
 
     def __init__(self) -> None:
-        self._settings: tuple[str, dict[str, Any]] | None = None
+        self._settings: tuple[dict[str, Any], dict[str, Any]] | None = None
 
-    def get(self, source: str, **options: Any) -> Evaluator:
-        """Return the evaluator of a source, a config as JSON, with options of ``build_evaluator``."""
+    def get(self, source: dict[str, Any], **options: Any) -> Evaluator:
+        """Return the evaluator of a source, given by its config, with options of ``build_evaluator``."""
         if self._settings != (source, options):
-            self._evaluator = build_evaluator(instantiate(json.loads(source)), **options)
+            self._evaluator = build_evaluator(instantiate(source), **options)
             self._settings = source, options
         return self._evaluator
 
 
+EVALUATORS = EvaluatorCache()  # for all jobs of a multirun
+
+
 def main(cfg: DictConfig) -> None:
     """Evaluate, and log the scores as a table."""
-    result, path = evaluate(cfg)
+    result, path = evaluate(cfg, EVALUATORS)
     log_table(scores_table(result))
     log.info(path)
 
@@ -74,23 +76,22 @@ def evaluate(cfg: DictConfig, evaluators: EvaluatorCache | None = None) -> tuple
     check_evaluation(cfg)
     make_folder(cfg.out)
     result = evaluate_model(cfg, evaluators) if cfg.samples is None else evaluate_file(cfg, evaluators)
-    path = Path(cfg.out) / RESULT
-    result.write(path)
-    log_scores(cfg, result)
-    return result, path
+    return result, Path(cfg.out) / RESULT
 
 
 def evaluate_file(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
     """Score the images in ``cfg.samples``."""
     images, labels = read_samples(cfg.samples)
-    evaluator = build_configured(cfg, None, evaluators)
-    return scored(evaluator, images, labels, made_by=str(cfg.samples), sampling=None)
+    evaluator = evaluator_of(cfg, None, evaluators)
+    result = scored(evaluator, images, labels, made_by=str(cfg.samples), sampling=None)
+    record(cfg, result)
+    return result
 
 
 def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
     """Sample from the config's model, and score the samples; write them to ``cfg.out``."""
     loaded = load(cfg)
-    evaluator = build_configured(cfg, loaded.config, evaluators)
+    evaluator = evaluator_of(cfg, loaded.config, evaluators)
     evaluator.check_images(cfg.n, loaded.shape)
     y = evaluated_conditions(cfg, loaded, evaluator)
     if cfg.bits_n:
@@ -110,6 +111,7 @@ def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
             bits["bits_per_dim"], parts["bits"] = mean_bits(cfg, loaded, evaluator)
         result = scored(evaluator, samples.images()[: cfg.n], labels, bits, **parts)
         write_samples(cfg, samples, y)
+        record(cfg, result)
         samples.remove()
     return result
 
@@ -170,10 +172,10 @@ def evaluated_conditions(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) 
         check_own_data(loaded, evaluator, "y=null")
     if labelled and cfg.y == "data":
         return evaluator.labels(cfg.n)
-    return conditions(without_data(cfg), loaded.denoiser)
+    return conditions(with_all_labels(cfg), loaded.denoiser)
 
 
-def without_data(cfg: DictConfig) -> DictConfig:
+def with_all_labels(cfg: DictConfig) -> DictConfig:
     """Return the config with y=all for y=data, which only the real images give a meaning."""
     return cast(DictConfig, OmegaConf.merge(cfg, {"y": "all"})) if cfg.y == "data" else cfg
 
@@ -207,14 +209,15 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
     return float(bits.mean()), Bits(len(images), standard_error, cfg.bits_steps, "test", y is not None)
 
 
-def build_configured(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
+def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
     """Return the evaluator of the config's data, or of those that a model was trained on."""
     data = cfg.get("data") or (trained.data if trained else None)
     if not data:
         raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
-    source = json.dumps(plain(data.source))
     options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}
-    return evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
+    return evaluators.get(
+        plain(data.source), seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options
+    )
 
 
 def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
@@ -240,8 +243,9 @@ def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels).long()
 
 
-def log_scores(cfg: DictConfig, result: Result) -> None:
-    """Give the scores, their floor and the cost to the loggers."""
+def record(cfg: DictConfig, result: Result) -> None:
+    """Write the result, and give the scores, their floor and the cost to the loggers."""
+    result.write(Path(cfg.out) / RESULT)
     numbers = {**result.scores, **{f"floor_{name}": score for name, score in result.floor.items()}}
     if result.cost:
         numbers |= {k: v for k, v in vars(result.cost).items() if not isinstance(v, str)}

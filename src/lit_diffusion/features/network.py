@@ -14,8 +14,8 @@ from lit_diffusion.common.images import to_float
 from lit_diffusion.common.weights import read_weights
 from lit_diffusion.features.classifier import BATCH_SIZE, Classifier
 
-SHIPPED = Path(__file__).parents[1] / "trained"
-OURS = {path.stem: path for path in SHIPPED.glob("features_*.safetensors")}
+SHIPPED_FOLDER = Path(__file__).parents[1] / "trained"
+OURS = {path.stem: path for path in SHIPPED_FOLDER.glob("features_*.safetensors")}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from lit_diffusion.features.classifier import Classifier, accuracy, fit
 
 def main(cfg: DictConfig) -> None:
     """Train the classifier, and log its accuracy and its file."""
-    path, accuracy, sha256 = train_features(cfg)
-    log.info(f"{accuracy:.2%} of the test images, sha256 {sha256}")
+    path, share, sha256 = train_features(cfg)
+    log.info(f"{share:.2%} of the test images, sha256 {sha256}")
     log.info(path)
 
 

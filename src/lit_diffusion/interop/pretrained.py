@@ -150,7 +150,7 @@ class Upscaler:
         first: pipeline of the model whose images it scales up.
         pipeline: of its own model.
         sampler: how to go from noise to image.
-        guidance: scale of guidance.
+        guidance: of its denoiser.
         noise_level: published index of the noise, from 0.
     """
 
@@ -159,7 +159,7 @@ class Upscaler:
         first: DiffusionPipeline,
         pipeline: DiffusionPipeline,
         sampler: Sampler,
-        guidance: float,
+        guidance: Guidance,
         noise_level: int,
     ):
         self.noising = PipelineSchedule(pipeline.image_noising_scheduler)
@@ -198,7 +198,7 @@ class Upscaler:
         t = torch.tensor((self.noise_level + 1) / self.noising.steps, dtype=torch.float64)
         low = self.noising.noised(big, noise(), t)
         denoiser = Pretrained(self.pipeline, "", unconditional, low, self.noise_level)
-        guided = Guidance(self.guidance).applied(denoiser)
+        guided = self.guidance.applied(denoiser)
         return self.sampler(guided, start, y, noise, after_step=after_step)
 
 

@@ -108,6 +108,7 @@ def gif_trajectory(cfg: DictConfig, loaded: Loaded) -> Trajectory:
 
 
 def write_gif(cfg: DictConfig, trajectory: Trajectory, path: Path) -> None:
+    """Write the kept x_t as an animation, each frame a grid."""
     columns = math.ceil(min(cfg.grid_n, cfg.n) / cfg.rows)
     x_ts = [frame[:, 0] for frame in trajectory.frames]
     save_gif([grid(x_t, min(columns, len(x_t))) for x_t in x_ts], path)

@@ -15,7 +15,7 @@ from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers import grids
 from lit_diffusion.schedules import Schedule
 
-Clip = bool | tuple[float, float]
+Clip = bool | Sequence[float]
 HISTORY = 3  # visits that a sampler can look back on
 
 

@@ -1,6 +1,5 @@
 """Choices compared over seeds: means, their 95 % intervals, and paired differences."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.distributions import StudentT
 
 from lit_diffusion.common.files import write_json
 from lit_diffusion.evaluate.report import SCORES, floor_in_shares
-from lit_diffusion.evaluate.result import EvaluatorSettings, Reference, Scores
+from lit_diffusion.evaluate.result import MEASURED, EvaluatorSettings, Reference, Scores, read_record
 from lit_diffusion.features.network import NetworkInfo
 
 STUDY = "study.json"  # in a finished study's folder
@@ -78,18 +77,15 @@ class Comparison:
     @classmethod
     def read(cls, folder: str | Path) -> Self:
         """Read what ``write`` wrote."""
-        content = json.loads(Path(folder, STUDY).read_text())
-        content["choices"] = {
-            choice: {score: Summary(**summary) for score, summary in scores.items()}
-            for choice, scores in content["choices"].items()
-        }
-        parts = {
-            "reference": Reference,
-            "features": NetworkInfo,
-            "second": NetworkInfo,
-            "evaluator": EvaluatorSettings,
-        }
-        return cls(**content | {key: part(**content[key]) for key, part in parts.items() if content[key]})
+        return read_record(cls, Path(folder, STUDY), MEASURED | {"choices": read_choices})
+
+
+def read_choices(**choices: dict[str, dict[str, Any]]) -> dict[str, dict[str, Summary]]:
+    """Return the choices' summaries from what JSON holds of them."""
+    return {
+        choice: {score: Summary(**summary) for score, summary in scores.items()}
+        for choice, scores in choices.items()
+    }
 
 
 def summaries(values: Values, baseline: str) -> dict[str, dict[str, Summary]]:
@@ -151,6 +147,7 @@ def markdown(result: Comparison) -> str:
 
 
 def headings(result: Comparison) -> list[str]:
+    """Return the columns' names, with arrows that say which way is better."""
     arrows = {"low": " ↓", "high": " ↑"}
     columns = (SCORES[score] for score in result.scores)
     return ["choice", "NFE", *[f"{name}{arrows.get(better, '')}" for name, better in columns]]
@@ -176,6 +173,7 @@ def summary_text(score: Summary) -> str:
 
 
 def with_interval(mean: str, interval: float | None) -> str:
+    """Return mean ± interval, or the mean alone."""
     return mean if interval is None else f"{mean} ± {two_digits(interval)}"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
@@ -24,7 +23,7 @@ MARKER = "trained"  # a file in the folder of a training that is finished
 TABLE = "study.md"
 LOG = "study.log"
 
-PARTS: dict[str, Any] = {  # of a study's file: their types
+PARTS: dict[str, type | tuple[type, ...]] = {  # of a study's file: their types
     "train": (ListConfig, NoneType),
     "evaluate": ListConfig,
     "baseline": str,
@@ -37,9 +36,7 @@ SAME = ("n", "reference", "features", "second", "evaluator")  # in results that 
 
 def main(cfg: DictConfig) -> None:
     """Run the study, and log its table."""
-    result, path = study(cfg)
-    with logged_to(path.with_name(LOG)):
-        log_table(comparison_table(result))
+    _, path = study(cfg)
     log.info(path)
 
 
@@ -74,10 +71,11 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
             check_result(cfg, run, results)
             scores = ", ".join(f"{score} {results[-1].scores[score]:.4g}" for score in cfg.study.scores)
             log.info(f"{number} of {len(runs)}: {run.choice}, seed {run.seed}: {scores}")
-    result = compare(cfg, runs, results)
-    result.write(out)
-    with atomic_write(out / TABLE) as file:
-        file.write(markdown(result).encode())
+        result = compare(cfg, runs, results)
+        result.write(out)
+        with atomic_write(out / TABLE) as file:
+            file.write(markdown(result).encode())
+        log_table(comparison_table(result))
     return result, out / TABLE
 
 
@@ -155,7 +153,7 @@ def check_result(cfg: DictConfig, run: Run, results: Sequence[Result]) -> None:
 
 
 def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> Comparison:
-    """Return what ``study`` does."""
+    """Return the comparison of the runs' results."""
     values: dict[str, dict[str, list[float]]] = {
         choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices
     }

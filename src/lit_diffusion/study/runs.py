@@ -13,7 +13,7 @@ from lit_diffusion.checkpoint import build_denoiser
 from lit_diffusion.common.cli import composed
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
-from lit_diffusion.evaluate.run import check_evaluation, without_data
+from lit_diffusion.evaluate.run import check_evaluation, with_all_labels
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.loading import build_sampler, choose_guidance, load
 from lit_diffusion.sample.conditions import conditions
@@ -70,7 +70,7 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
                 )
         evaluation.ckpt = cfg.ckpt or evaluation.ckpt
         ours = evaluation.samples is None and evaluation.get("pretrained") is None
-        weights = checked_weights(evaluation) if ours else None
+        weights = weights_sha256(evaluation) if ours else None
         name = folder_name([*own_evaluation, f"seed={seed}"], evaluation, weights, hashes(evaluation))
         evaluation.out = str(out / "evaluations" / name)
         return Run(choice, seed, None, evaluation)
@@ -101,10 +101,10 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
     return evaluation
 
 
-def checked_weights(evaluation: DictConfig) -> str:
+def weights_sha256(evaluation: DictConfig) -> str:
     """Return the SHA-256 of the weights; ConfigError if they can't be sampled as the evaluation says."""
     loaded = load(evaluation)
-    conditions(without_data(evaluation), loaded.denoiser)
+    conditions(with_all_labels(evaluation), loaded.denoiser)
     return loaded.identity
 
 
@@ -113,7 +113,7 @@ def check_sampling_of(evaluation: DictConfig, training: DictConfig) -> None:
     denoiser = build_denoiser(training)
     build_sampler(evaluation, training).check(denoiser)
     choose_guidance(evaluation, training).applied(denoiser)
-    conditions(without_data(evaluation), denoiser)
+    conditions(with_all_labels(evaluation), denoiser)
 
 
 def check_training(choice: str, training: DictConfig, evaluation: DictConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.log import ensure_terminal
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.binned_mean import BinnedMean
 
@@ -79,6 +80,9 @@ class LitDiffusion(L.LightningModule):
             return loss
         weight = schedule.log_snr(t).exp().clamp(max=self.min_snr_gamma)
         return loss * weight / prediction.dx_weight(alpha, sigma).flatten() ** 2
+
+    def setup(self, stage: str) -> None:
+        ensure_terminal()
 
     def on_train_start(self) -> None:
         self._logged_step = self.global_step

@@ -23,6 +23,7 @@ from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
+from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
@@ -64,6 +65,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             f"model.num_classes is {module.denoiser.num_classes}, but the data have {datamodule.num_classes} "
             f"classes: choose {datamodule.num_classes}, or 0 for a model without labels"
         )
+    Guidance.from_config(cfg.guidance).applied(module.denoiser)  # also sampling's default, after training
     callbacks = build_callbacks(cfg, module)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=build_loggers(cfg, start))
     log_once(describe(module))
@@ -180,6 +182,7 @@ def describe(module: LitDiffusion) -> str:
 
 
 def count_parameters(module: torch.nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 

@@ -71,7 +71,7 @@ class Samples(AfterEpochs):
                 "one, so that each seed has rows of its own"
             )
         self.sampler = sampler
-        self.guidance = Guidance(**guidance)
+        self.guidance = Guidance.from_config(guidance)
         self.n = n
         self.columns = columns
         self.trajectory_times = trajectory_times
