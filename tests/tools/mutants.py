@@ -269,8 +269,8 @@ MUTANTS = {
     ),
     "loading: the checkpoint's guidance not heeded": Mutant(
         "loading.py",
-        'own = trained.get("guidance") or {}',
-        "own = {}",
+        'own=run_config.get("guidance")',
+        "own=None",
         "sample/test_sample.py::test_guidance_is_that_of_the_runs_own_samples",
     ),
     "copies: farther than most, not nearer": Mutant(
