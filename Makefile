@@ -15,9 +15,9 @@ train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid 
 test: .venv/installed-test ## Run the test suite
 	$(BIN)/pytest -n auto --maxprocesses=8 --dist worksteal
 
-quick: .venv/installed-test ## Run the mathematics and one training, in under a minute
-	$(BIN)/pytest -q -n 2 tests/maths tests/samplers tests/models tests/common/test_rooms.py \
-		tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
+quick: .venv/installed-test ## Run the core of the mathematics and one training, in about a minute
+	$(BIN)/pytest -q -n 2 tests/maths/test_predictions.py tests/maths/test_schedules.py tests/maths/test_oracle.py \
+		tests/common/test_rooms.py tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
 
 lint: .venv/installed-test ## Check style and types
 	$(BIN)/ruff check .
