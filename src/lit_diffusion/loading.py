@@ -29,9 +29,8 @@ from lit_diffusion.samplers.hooks import chain
 if TYPE_CHECKING:
     from lit_diffusion.interop.pretrained import Upscaler
 
-SHIPPED_MODEL = (
-    Path(__file__).parent / "trained" / "mnist.safetensors"
-)  # what is sampled where no ckpt is given
+# What is sampled where no ckpt is given.
+SHIPPED_MODEL = Path(__file__).parent / "trained" / "mnist.safetensors"
 
 
 @dataclass(frozen=True)

@@ -196,9 +196,9 @@ def test_a_model_without_labels_in_turn(trained, sampled):
     _, npz = sampled(ckpt, "gif=false", "npz=true")
     with np.load(npz) as arrays:
         assert arrays.files == ["images"]
-    with pytest.raises(ConfigError, match=r"(has no|without) labels"):
+    with pytest.raises(ConfigError, match="this model has no labels"):
         sampled(ckpt, "guidance.scale=2")
-    with pytest.raises(ConfigError, match=r"(has no|without) labels"):
+    with pytest.raises(ConfigError, match="trained without labels"):
         sampled(ckpt, "y=3")
 
 
@@ -282,7 +282,7 @@ def test_more_mistakes(trained, sampled, mistake, says):
 def test_guidance_of_any_kind_needs_labels_in_turn(trained, sampled):
     ckpt = trained("model.num_classes=0")
     for options in (["guidance.scale=2"], ["guidance.rescale=0.5"], ["guidance.interval=[0,0.5]"]):
-        with pytest.raises(ConfigError, match=r"(has no|without) labels"):
+        with pytest.raises(ConfigError, match="this model has no labels"):
             sampled(ckpt, *options)
     with pytest.raises(ConfigError, match=r"guidance\.interval is"):
         sampled(ckpt, "guidance.interval=[0,2]")

@@ -176,7 +176,7 @@ def test_guidance_out_of_range_is_refused(options, says):
 
 
 def test_guidance_without_labels_is_refused():
-    with pytest.raises(ConfigError, match="has no labels"):
+    with pytest.raises(ConfigError, match="this model has no labels"):
         Guided(exact_denoiser(Gaussian, Linear(), Eps()), Guidance(2.0))
 
 

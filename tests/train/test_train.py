@@ -287,7 +287,7 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["callbacks.samples.epochs=[-1]"], r"epochs is \[-1\]"),
         (["callbacks.samples.seeds=[1,2]", "callbacks.samples.n=7"], "n is 7"),
         (["model.num_classes=10", "guidance.interval=[1,0]"], "guidance.interval"),
-        (["guidance.rescale=0.5"], r"(has no|without) labels"),
+        (["guidance.rescale=0.5"], "this model has no labels"),
         (["callbacks.samples.seeds=3"], "seeds is 3"),
         (["guidance=2"], "guidance is 2: give its keys"),
         (["callbacks.samples=null", "guidance.scale=2"], "has no labels"),

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger("lit_diffusion")
 
@@ -34,8 +35,10 @@ def ensure_terminal() -> None:
         log.setLevel(logging.INFO)
 
 
-def log_table(table: Table) -> None:
+def log_table(table: "Table") -> None:
     """Log a table, as wide as the terminal."""
+    from rich.console import Console  # here, so that --help doesn't wait for it
+
     text = io.StringIO()
     Console(file=text, width=Console().width).print(table)
     log.info(text.getvalue().rstrip())

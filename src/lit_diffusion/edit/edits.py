@@ -18,7 +18,6 @@ from lit_diffusion.common.tensors import per_image
 from lit_diffusion.denoiser import Condition
 from lit_diffusion.edit.context import EditContext
 from lit_diffusion.edit.masks import find_mask
-from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.grids import resampled
 from lit_diffusion.samplers.hooks import Inpaint, Trajectory, chain
 
@@ -179,7 +178,7 @@ def interpolate(
     """
     check_whole_number("edit.n", n, least=2)
     check_whole_number("edit.rows", rows, least=1)
-    if isinstance(context.sampler, Ancestral) or getattr(context.sampler, "eta", 0) > 0:
+    if context.sampler.stochastic:
         log.warning("this sampler adds noise, which forgets where it began: sampler=dpmpp_2m doesn't")
     weight = torch.linspace(0, 1, n)
     ends = context.schedule.pure_noise(context.noise(2 * rows)().cpu()).split(1)

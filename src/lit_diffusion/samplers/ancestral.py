@@ -35,6 +35,10 @@ class Ancestral(Sampler):
             raise ConfigError(f"sampler.variance is {variance!r}: choose one of {', '.join(VARIANCES)}")
         self.variance = variance
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
         if self.variance == "learned" and not denoiser.learns_variance:

@@ -57,6 +57,11 @@ class Sampler(ABC):
         self.clip = clip
         self.grid = grid
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether its steps add noise."""
+        return False
+
     def times(self, schedule: Schedule) -> Tensor:
         """Return the (steps + 1,) decreasing times, float64, that it visits: t_max first, 0 last.
 

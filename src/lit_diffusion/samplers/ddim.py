@@ -27,6 +27,10 @@ class DDIM(Sampler):
             raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
         self.eta = eta
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
     ) -> Tensor:
