@@ -1,9 +1,10 @@
 """The command lines of the project. Imports nothing heavy, so that --help is quick."""
 
 import os
+import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def command(verb: str) -> None:
     sys.exit(1 if mistakes else 0)
 
 
+def check_chosen(cfg: Mapping[str, object], group: str) -> None:
+    """Raise ConfigError unless one of the group's choices was made."""
+    if cfg.get(group) is None:
+        choices = sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
+        raise ConfigError(f"{group} is missing: choose {group}=NAME, NAME being one of {', '.join(choices)}")
+
+
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Return the config that a command line of these overrides means."""
     try:
@@ -91,6 +99,13 @@ def explain(error: Exception) -> str | None:
         return str(error.__cause__)
     if isinstance(error, ConfigError):
         return str(error)
+    if extra := re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*full_key: (\S+)",
+        str(error),
+        re.DOTALL,
+    ):
+        name, argument, key = extra.groups()
+        return f"{key}.{argument} is set, but {name} takes no {argument}: leave it out, ~{key}.{argument}"
     # Hydra's and OmegaConf's own words for a wrong value, less their stack of causes.
     if isinstance(error, (InstantiationException, OmegaConfBaseException)):
         return f"{' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)"

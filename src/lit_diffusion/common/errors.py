@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeGuard
 
 
@@ -49,9 +49,3 @@ def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{what} {package}: pip install 'lit_diffusion[{extra}]'")
-
-
-def check_chosen(cfg: Mapping[str, object], group: str) -> None:
-    """Raise ConfigError unless one of the group's choices was made."""
-    if cfg.get(group) is None:
-        raise ConfigError(f"{group} is missing: choose {group}=NAME, one of those that --help lists")

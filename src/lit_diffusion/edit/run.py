@@ -8,7 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError, check_chosen, check_installed, check_whole_number
+from lit_diffusion.common.cli import check_chosen
+from lit_diffusion.common.errors import ConfigError, check_installed, check_whole_number
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.images import grid, load_png, save_png
 from lit_diffusion.common.log import log

@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_diffusion.common.errors import check_chosen, check_installed, check_whole_number
+from lit_diffusion.common.cli import check_chosen
+from lit_diffusion.common.errors import check_installed, check_whole_number
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
 

@@ -7,8 +7,9 @@ from types import NoneType
 from omegaconf import DictConfig, ListConfig
 
 from lit_diffusion.checkpoint import read_checkpoint
+from lit_diffusion.common.cli import check_chosen
 from lit_diffusion.common.configs import plain
-from lit_diffusion.common.errors import ConfigError, check_chosen, check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
 from lit_diffusion.evaluate.report import SCORES
