@@ -1,8 +1,10 @@
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 
 import pytest
 import torch
-from commands import DIGITS, TINY, run_python
+from commands import DIGITS, TINY
+from forked import run_script
 from hydra import compose, initialize_config_dir
 
 from lit_diffusion.common.cli import CONFIG_DIR
@@ -15,14 +17,21 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@cache  # Hydra takes a fifth of a second
+def composed_once(config_name: str, overrides: tuple[str, ...]):
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return compose(config_name, [*(DIGITS if config_name == "train" else []), *overrides])
+
+
 @pytest.fixture
 def config(tmp_path):
     """config(*overrides): the training config as the command line would compose it, on real digits."""
 
     def composed(*overrides: str, config_name: str = "train"):
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            data = DIGITS if config_name == "train" else []
-            return compose(config_name, [*data, f"out={tmp_path}", *overrides])
+        cfg = deepcopy(composed_once(config_name, overrides))
+        if not any(override.startswith("out=") for override in overrides):
+            cfg.out = str(tmp_path)
+        return cfg
 
     return composed
 
@@ -42,4 +51,4 @@ def trained(config, tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """run(*command): a python command in an empty folder of its own."""
-    return partial(run_python, cwd=tmp_path)
+    return partial(run_script, cwd=tmp_path)

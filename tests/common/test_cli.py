@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import DIGITS, ROOT, TINY
+from commands import DIGITS, ROOT, TINY, run_python
 from forked import run_script
 
 from lit_diffusion.common.cli import VERBS
@@ -17,7 +17,7 @@ TRAIN = str(ROOT / "train.py")
 DEBUG = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim"]
 
 
-def test_help_is_quick_and_reads_well(run):
+def test_help_is_quick_and_reads_well(run, tmp_path):
     """Quick because nothing heavy is imported; asserted as that, since time can't be."""
     result = run(TRAIN, "--help")
     assert result.returncode == 0
@@ -28,7 +28,7 @@ def test_help_is_quick_and_reads_well(run):
     ):
         assert line in result.stdout
     heavy = "import sys\nfrom lit_diffusion.train import __main__\nprint('torch' in sys.modules)"
-    assert run("-c", heavy).stdout.strip() == "False"
+    assert run_python("-c", heavy, cwd=tmp_path).stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("verb", sorted({*VERBS} - {"train"}))

@@ -1,8 +1,6 @@
 import gzip
 import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
 from digits import Digits
+from forked import run_script
 from torchvision import datasets
 
 from lit_diffusion.common.errors import ConfigError
@@ -273,7 +271,8 @@ def dying(self, target):
 Path.replace = dying
 Copied({str(tmp_path / "data")!r}).prepare()
 """
-    died = subprocess.run([sys.executable, "-c", script, "die"], cwd=ROOT)
+    (tmp_path / "fetch.py").write_text(script)
+    died = run_script("fetch.py", "die", cwd=tmp_path)
     assert died.returncode == -9
-    assert subprocess.run([sys.executable, "-c", script, "live"], cwd=ROOT).returncode == 0
+    assert run_script("fetch.py", "live", cwd=tmp_path).returncode == 0
     assert torch.equal(datasets.MNIST(str(tmp_path / "data")).data, Digits().load(True)[0].squeeze(1))

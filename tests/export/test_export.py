@@ -354,4 +354,5 @@ def test_the_command(saved, run, tmp_path):
         "images = diffusers.DDIMPipeline.from_pretrained('here')(num_inference_steps=2).images\n"
         "print(images[0].size)"
     )
-    assert run("-c", script).stdout.strip() == "(28, 28)"
+    (tmp_path / "draw.py").write_text(script)
+    assert run("draw.py").stdout.strip() == "(28, 28)"

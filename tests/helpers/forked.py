@@ -29,6 +29,7 @@ def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[s
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the caller ignores it

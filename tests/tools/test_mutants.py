@@ -5,7 +5,7 @@ import pytest
 from commands import ROOT
 from mutants import MUTANTS
 
-PARTS = 4  # processes: to import what the tests need takes longer than most of them
+PARTS = 3  # processes: to import what the tests need takes longer than most of them
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -37,13 +37,10 @@ def alone(trained):
     return trained("one", [str(ROOT / "train.py")], "trainer=cpu", *batch)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [[str(ROOT / "train.py")], ["-m", "lit_diffusion.train"], ["lit-diffusion", "train"]],
-    ids=["train.py", "python -m", "lit-diffusion"],
-)
+@pytest.mark.parametrize("command", [[str(ROOT / "train.py")], ["lit-diffusion", "train"]])
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(trained, alone, command):
-    """Plain gradient descent, so that the weights are the gradients' sum; each command starts itself anew."""
+    """Plain gradient descent, so that the weights are the gradients' sum; each command starts itself anew,
+    lit-diffusion as python -m."""
     one, logged_one, _ = alone
     name = "-".join(["two", *command]).replace("/", "_")
     batch = ["data.batch_size=8", "data.eval_batch_size=15"]

@@ -171,7 +171,9 @@ def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(config, tmp_pat
 
 
 def test_overfit_learns_a_batch_by_heart(config):
-    metrics, _ = train(config("debug=overfit", "callbacks.samples=null", "data.batch_size=4"))
+    metrics, _ = train(
+        config("debug=overfit", "callbacks.samples=null", "data.batch_size=4", "model.widths=[32,48]")
+    )
     assert metrics["train/loss"] < 0.005
 
 
