@@ -3,10 +3,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test quick lint format docs bench mutants same clean
+.PHONY: help train test quick test-gpu lint format docs bench mutants same clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid of digits
 	@echo "The quick start takes about 8 minutes on 2 CPU cores, less on more."
@@ -18,6 +18,9 @@ test: .venv/installed-test ## Run the test suite
 quick: .venv/installed-test ## Run the core of the mathematics and one training, in about a minute
 	$(BIN)/pytest -q -n 2 tests/maths/test_predictions.py tests/maths/test_schedules.py tests/maths/test_oracle.py \
 		tests/common/test_rooms.py tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
+
+test-gpu: .venv/installed-test ## Run the tests that need a GPU
+	$(BIN)/pytest -m gpu
 
 lint: .venv/installed-test ## Check style and types
 	$(BIN)/ruff check .
@@ -31,8 +34,8 @@ format: .venv/installed-test ## Mend style
 docs: .venv/installed-docs ## Build the documents as a site, docs/_build/html/index.html
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
-bench: .venv/installed-test ## Time this project against the tutorial's own code
-	$(BIN)/python tests/tools/bench.py
+bench: .venv/installed-test ## Time this project against others: make bench [DEVICE=cuda]
+	$(BIN)/python tests/tools/bench.py $(or $(DEVICE),cpu)
 
 mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
 	$(BIN)/python tests/tools/mutants.py

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.precision import autocast
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.predictions import Estimate, Prediction
 from lit_diffusion.schedules import Schedule
@@ -67,6 +68,10 @@ class NetworkDenoiser(Denoiser):
         schedule: alpha and sigma of the path.
         prediction: what the network's output means.
 
+    Attributes:
+        precision: 32-true, or bf16-mixed or 16-mixed, in which the network samples; a training's trainer
+            has a precision of its own.
+
     Raises:
         ConfigError: the schedule reaches a time at which this prediction divides by 0.
     """
@@ -76,6 +81,7 @@ class NetworkDenoiser(Denoiser):
         super().__init__(schedule, num_classes, num_classes > 0, learns_variance=False)
         self.network = network
         self.prediction = prediction
+        self.precision = "32-true"
         self._check()
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
@@ -90,8 +96,9 @@ class NetworkDenoiser(Denoiser):
 
         Whatever precision the network runs in, the path's arithmetic stays in that of x_t.
         """
-        precision = next(self.network.parameters(), x_t).dtype
-        return self.network(x_t.to(precision), self.schedule.time_input(t).to(x_t), y).to(x_t)
+        dtype = next(self.network.parameters(), x_t).dtype
+        with autocast(self.precision, x_t.device):
+            return self.network(x_t.to(dtype), self.schedule.time_input(t).to(x_t), y).to(x_t)
 
     def encode(self, condition: Condition) -> Tensor | None:
         """Return the label as (1,) int64, the null label for None; None from a network without labels."""

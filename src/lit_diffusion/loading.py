@@ -19,6 +19,7 @@ from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.log import log
+from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -112,9 +113,11 @@ def load(cfg: DictConfig) -> Loaded:
     checkpoint = read_checkpoint(path)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
+    denoiser = load_denoiser(checkpoint).to(device)
+    denoiser.precision = choose_precision(cfg.precision, device)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     return Loaded(
-        load_denoiser(checkpoint).to(device),
+        denoiser,
         choose_guidance(cfg, config),
         build_sampler(cfg, config),
         shape,
@@ -131,6 +134,10 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     if OmegaConf.is_missing(cfg.pretrained, "path"):
         raise ConfigError(
             "pretrained.path is missing: give pretrained.path=FOLDER, or OWNER/NAME of a model of the hub"
+        )
+    if cfg.precision != FULL:
+        raise ConfigError(
+            f"precision is {cfg.precision}, but a pretrained model runs in pretrained.dtype: leave it out"
         )
     check_installed("a pretrained model needs", ["diffusers", "transformers"], extra="pretrained")
     from lit_diffusion.interop.pretrained import Pretrained, Upscaler, load_pipeline

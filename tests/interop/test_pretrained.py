@@ -185,6 +185,7 @@ def test_editing_by_prompts(deepfloyd, tmp_path, name, asked):
         (sample, ["prompt=cat", "pretrained.offload=true", "device=cpu"], "no GPU to offload from"),
         (sample, ["prompt=cat", "sampler=dpmpp_2m", "steps=1001"], "1001 steps"),
         (sample, ["prompt=cat", "y=3"], "leave one out"),
+        (sample, ["prompt=cat", "precision=auto"], "precision is auto, but a pretrained model runs in"),
         (edit, ["edit=sdedit"], "input is missing"),
         (edit, ["edit=anagram"], "takes prompts"),
     ],

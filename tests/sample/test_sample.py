@@ -92,7 +92,14 @@ def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path
     left = sorted(path.name for path in (tmp_path / "again" / "partial").iterdir())
     assert left == ["000000000.npy", "000000005.npy", "lock", "settings.json", "trajectory.gif"]
 
-    for change in ("seed=1", "guidance.scale=3", "y=7", "sampler.variance=large", "steps=3"):
+    for change in (
+        "seed=1",
+        "guidance.scale=3",
+        "y=7",
+        "sampler.variance=large",
+        "steps=3",
+        "precision=bf16-mixed",
+    ):
         with pytest.raises(
             ConfigError, match=f"a part of other images.*{change.split('=')[0].split('.')[-1]}"
         ):
@@ -109,6 +116,15 @@ def test_a_sampling_that_was_stopped_goes_on(trained, sampled, stopped, tmp_path
     assert np.abs(images[0] - images[1]).max() <= 1
     assert np.array_equal(images[0][:10], images[1][:10])
     assert not (tmp_path / "again" / "partial").exists()
+
+
+def test_a_network_in_bfloat16_draws_nearly_the_same(trained, sampled):
+    ckpt, images = trained(), []
+    for precision in ("32-true", "bf16-mixed"):
+        path = sampled(ckpt, f"precision={precision}", "sampler=ddim", "npz=true", "gif=false")[1]
+        images.append(np.load(path)["images"].astype(float))
+    difference = np.abs(images[0] - images[1])
+    assert 0 < difference.mean() < 1  # of 255
 
 
 def test_what_is_half_written_when_a_sampling_is_killed_is_made_again(trained, sampled, stopped, tmp_path):
@@ -239,6 +255,7 @@ def test_the_checkpoints_sampler_unless_another_is_asked_for(config):
         ("guidance=null", "guidance is None: give its keys"),
         ("+guidance.sacle=2", "sacle.*: give its keys"),
         ("y=2.5", "y is 2.5"),
+        ("precision=half", "precision is half: choose 32-true, auto, bf16-mixed or 16-mixed"),
     ],
 )
 def test_mistakes_are_refused(trained, sampled, override, says, monkeypatch):

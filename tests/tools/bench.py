@@ -1,76 +1,131 @@
-"""Three claims of speed, each measured side by side in one run: ``make bench``.
+"""What speed costs and gains: ``make bench``, or ``make bench DEVICE=cuda``.
 
-Two sides take turns, step by step, so that a machine whose speed drifts slows both. Printed are the
-medians and the median of the pairwise ratios.
+The two sides of a row take turns in one process, so that a machine whose speed drifts slows both. Printed is
+a table for docs/speed.md: both medians, and the median of the ratios, pair by pair, with their middle half.
 """
 
 import copy
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import lightning as L
 import torch
+from bench_commands import first_steps, helps, memory
+from diffusers import UNet2DModel
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, transforms
 from tutorial1 import Tutorial1UNet, same_weights, training_step
 
+from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common import rng
 from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.images import grid, save_png
+from lit_diffusion.common.precision import autocast, fastest_precision
+from lit_diffusion.loading import SHIPPED_MODEL
+from lit_diffusion.samplers.ancestral import Ancestral
+from lit_diffusion.samplers.dpmpp import DPMpp2M
+from lit_diffusion.samplers.generate import generate
+from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.run import build_loggers, build_module, build_trainer, silence_warnings
 
 BATCH = 64
+NETWORKS = ("small_unet", "attn_unet", "convnext_unet", "fc_unet")
 
 
-def config(*overrides: str):
+def main(device: torch.device) -> None:
+    """Print the table."""
+    silence_warnings()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.cpu.get_capabilities()["cpu_name"]
+    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, {name}\n")
+    print("| | ours | the other | ratio of medians, other / ours (middle half) |\n|---|---|---|---|")
+    training_steps(device)
+    if device.type == "cuda":
+        from bench_cuda import on_a_gpu
+
+        on_a_gpu(device)
+        return
+    data_against_the_tutorials()
+    loop_against_a_bare_one("attn_unet", 12)
+    loop_against_a_bare_one("small_unet", 41)
+    digits_against_the_tutorials(load_denoiser(read_checkpoint(SHIPPED_MODEL)))
+    row("`train.py --help` against importing torch", *helps(5), unit="s")
+    row("from start to the first step, against importing torch and Lightning", *first_steps(5), unit="s")
+    ours, tutorials = memory("ours"), memory("tutorial")
+    print(f"\nPeak memory of three steps: attn_unet {ours} MiB, tutorial 1's {tutorials} MiB")
+
+
+def row(claim: str, ours: list[float], other: list[float], unit: str = "ms") -> None:
+    """Print a row; the first pair has warmed up."""
+    ours, other = ours[1:], other[1:]
+    ratios = [b / a for a, b in zip(ours, other, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    scale = 1e3 if unit == "ms" else 1
+    a, b = (f"{statistics.median(times) * scale:.2f} {unit}" for times in (ours, other))
+    print(f"| {claim} | {a} | {b} | {middle:.3g} ({low:.3g} to {high:.3g}) |", flush=True)
+
+
+def in_turn(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[list, list]:
+    """Return the seconds that each took, so many times, in turn."""
+    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long the work takes, until a GPU is done with it."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def config(*overrides: str) -> DictConfig:
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         return compose("train", [f"out={tempfile.mkdtemp()}", f"data.batch_size={BATCH}", *overrides])
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+class Step:
+    """A training step of one of our networks, of a batch that is there, without Lightning."""
+
+    def __init__(self, device: torch.device, *overrides: str, precision: str = "32-true", batch: int = BATCH):
+        self.module = build_module(config(*overrides)).to(device)
+        self.optimizer = self.module.optimizer(self.module.parameters())
+        self.context = lambda: autocast(precision, device)
+        self.x = torch.rand(batch, 1, 28, 28, device=device) * 2 - 1
+        self.number = 0
+
+    def __call__(self) -> None:
+        self.number += 1
+        bare_step(self.module, self.optimizer, self.x, self.number, context=self.context())
 
 
-def report(claim: str, one: list[float], other: list[float], unit: float = 1e3) -> None:
-    """``other`` over ``one``, pair by pair; the first pair warms up."""
-    ratios = [b / a for a, b in zip(one[1:], other[1:], strict=True)]
-    a, b = (statistics.median(times[1:]) * unit for times in (one, other))
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"{claim}: {a:.2f} ms against {b:.2f} ms, ratio {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
-
-
-def steps_against_the_tutorial(rounds: int = 8) -> None:
-    """A training step of tutorial 1's network, the same weights and batch on both sides."""
-    module = build_module(config("model=attn_unet", "schedule=linear", "prediction=eps", "optimizer=adam"))
-    theirs = Tutorial1UNet()
-    same_weights(module.denoiser.network, theirs)
-    optimizer, their_optimizer = (
-        module.optimizer(module.parameters()),
-        torch.optim.Adam(theirs.parameters(), 1e-4),
-    )
-    alpha_bar = module.denoiser.schedule.alpha_bar[1:].float()
-    x = torch.rand(BATCH, 1, 28, 28) * 2 - 1
-    i = torch.arange(BATCH)
-    difference = (module.denoiser.network(x, i.float()) - theirs(x, i)).abs().max()
-    print(f"largest difference of the two networks' outputs: {difference:.1e}")
-
-    ours, tutorials = [], []
-    for k in range(rounds):
-        ours.append(seconds(lambda: bare_step(module, optimizer, x, None, k)))  # noqa: B023
-        tutorials.append(seconds(lambda: training_step(theirs, their_optimizer, x, alpha_bar)))
-    report("attn_unet training step against the tutorial's", ours, tutorials)
-
-
-def bare_step(module, optimizer, x, y, k: int, clip: float | None = None) -> None:
+def bare_step(
+    module: LitDiffusion,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    number: int,
+    context: AbstractContextManager,
+    clip: float | None = None,
+) -> None:
     """What a loop without Lightning does."""
-    generator = rng.generator(0, k)
+    generator = rng.generator(0, number, device=x.device)
     t = module.denoiser.schedule.random_times(len(x), generator)
-    loss = module.losses(x, y, t, torch.randn(x.shape, generator=generator)).mean()
+    with context:
+        loss = module.losses(x, None, t, torch.randn(x.shape, generator=generator, device=x.device)).mean()
     optimizer.zero_grad()
     loss.backward()
     if clip:
@@ -78,7 +133,74 @@ def bare_step(module, optimizer, x, y, k: int, clip: float | None = None) -> Non
     optimizer.step()
 
 
-def data_against_the_tutorial(batches: int = 100, rounds: int = 6) -> None:
+def training_steps(device: torch.device, rounds: int = 7) -> None:
+    """Steps of our networks against tutorial 1's own, diffusers', and what the matrix units can do."""
+    theirs = Tutorial1UNet().to(device)
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-4)
+    alpha_bar = torch.linspace(0.99, 0.01, 1000, device=device)
+    x = torch.rand(BATCH, 1, 28, 28, device=device) * 2 - 1
+    tutorials = lambda: training_step(theirs, optimizer, x, alpha_bar)  # noqa: E731
+    chain = ["schedule=linear", "prediction=eps", "optimizer=adam"]
+    attn = Step(device, "model=attn_unet", *chain)
+    same_weights(attn.module.denoiser.network, theirs)
+    i = torch.arange(BATCH, device=device)
+    difference = (attn.module.denoiser.network(x, i.float()) - theirs(x, i)).abs().max()
+    row(
+        f"step of attn_unet, tutorial 1's (outputs differ by {difference:.0e})",
+        *in_turn(attn, tutorials, rounds),
+    )
+    fastest = fastest_precision(device)[0]
+    for name in NETWORKS:
+        if fastest != "32-true":
+            step = Step(device, f"model={name}", *chain, precision=fastest)
+            row(f"step of {name} in {fastest}, tutorial 1's in 32-true", *in_turn(step, tutorials, rounds))
+        if name != "attn_unet":
+            row(
+                f"step of {name}, tutorial 1's",
+                *in_turn(Step(device, f"model={name}", *chain), tutorials, rounds),
+            )
+    small = Step(device, *chain)
+    row("step of small_unet, diffusers' UNet2DModel of its widths", *in_turn(small, unet2d(device), rounds))
+    row(
+        "step of small_unet, its products alone at the peak of a large one",
+        *against_the_peak(small, device, rounds),
+    )
+
+
+def unet2d(device: torch.device) -> Callable[[], None]:
+    """Return a step of diffusers' network with small_unet's widths, blocks and lowest attention."""
+    network = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(64, 112),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    ).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    x = torch.rand(BATCH, 1, 28, 28, device=device) * 2 - 1
+
+    def step() -> None:
+        eps, i = torch.randn_like(x), torch.randint(0, 1000, (BATCH,), device=device)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(network(x + eps, i).sample, eps).backward()
+        optimizer.step()
+
+    return step
+
+
+def against_the_peak(step: Step, device: torch.device, rounds: int) -> tuple[list, list]:
+    """Return the seconds of steps, and those that their products would take at a large product's rate."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    a = torch.randn(2048, 2048, device=device)
+    times, products = in_turn(step, lambda: a @ a, rounds)
+    return times, [counter.get_total_flops() / (2 * 2048**3 / s) for s in products]
+
+
+def data_against_the_tutorials(batches: int = 100, rounds: int = 6) -> None:
     """So many batches through our data module and through the tutorial's DataLoader."""
     datamodule = instantiate(config().data, _convert_="all")
     datamodule.prepare_data()
@@ -95,17 +217,14 @@ def data_against_the_tutorial(batches: int = 100, rounds: int = 6) -> None:
         for _, _ in zip(range(batches), loader, strict=False):
             pass
 
-    ours, tutorials = [], []
-    for _ in range(rounds):
-        ours.append(seconds(lambda: take(our_batches())))
-        tutorials.append(seconds(lambda: take(their_loader)))
-    report("a batch of data against the tutorial's", ours, tutorials, unit=1e3 / batches)
+    times = in_turn(lambda: take(our_batches()), lambda: take(their_loader), rounds)
+    row("a batch of data, tutorial 1's", *([s / batches for s in side] for side in times))
 
 
 class Pairs(L.Callback):
     """After each of Lightning's steps, all callbacks included, one bare step of a copy of the model."""
 
-    def __init__(self, module):
+    def __init__(self, module: LitDiffusion):
         self.module = copy.deepcopy(module)
         self.optimizer = module.optimizer(self.module.parameters())
         self.bare, self.lightning = [], []
@@ -121,7 +240,8 @@ class Pairs(L.Callback):
 
     def step(self, trainer) -> None:
         x, _ = trainer.datamodule.on_after_batch_transfer(next(self.batches), 0)
-        bare_step(self.module, self.optimizer, x, None, trainer.global_step, trainer.gradient_clip_val)
+        full = autocast("32-true", x.device)
+        bare_step(self.module, self.optimizer, x, trainer.global_step, full, trainer.gradient_clip_val)
 
 
 def loop_against_a_bare_one(model: str, steps: int) -> None:
@@ -137,13 +257,29 @@ def loop_against_a_bare_one(model: str, steps: int) -> None:
     loggers = build_loggers(cfg, start=None)
     trainer = build_trainer(cfg, callbacks=[*callbacks, pairs], logger=loggers, limit_val_batches=0)
     trainer.fit(module, instantiate(cfg.data, _convert_="all"))
-    report(f"a bare {model} step against Lightning's", pairs.bare, pairs.lightning)
+    row(f"a step of {model} in a bare loop, in Lightning's", pairs.bare, pairs.lightning)
+
+
+def digits_against_the_tutorials(denoiser, rounds: int = 4, slice_of: int = 50) -> None:
+    """100 digits of the model that ships; tutorial 1's loop takes 1,000 steps, and saves a PNG at each.
+
+    Of the loop, every ``slice_of``-th step is taken, and its time multiplied.
+    """
+    y, folder = torch.arange(100) % 10, Path(tempfile.mkdtemp())
+
+    def save(x_s: Tensor, s: Tensor, visit) -> Tensor:
+        save_png(grid(x_s, 10), folder / "step.png")
+        return x_s
+
+    def digits(sampler, after_step=None) -> Callable[[], Tensor]:
+        return lambda: generate(sampler, denoiser, range(100), (1, 28, 28), 0, y, after_step=after_step)
+
+    loop = digits(Ancestral(1000 // slice_of, clip=True), save)
+    for steps in (14, 5):
+        times, slices = in_turn(digits(DPMpp2M(steps, clip=True, eta=1.0)), loop, rounds)
+        claim = f"100 digits, dpmpp_2m_sde in {steps} steps, tutorial 1's loop of 1,000 with the same network"
+        row(claim, times, [s * slice_of for s in slices], unit="s")
 
 
 if __name__ == "__main__":
-    silence_warnings()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, on the CPU")
-    steps_against_the_tutorial()
-    data_against_the_tutorial()
-    loop_against_a_bare_one("attn_unet", 12)
-    loop_against_a_bare_one("small_unet", 41)
+    main(torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu"))

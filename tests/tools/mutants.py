@@ -277,6 +277,30 @@ MUTANTS = {
         "copied = distances > self",
         "evaluate/test_evaluator.py::test_memorised_digits_are_nearer_than_new_ones",
     ),
+    "muon: no look ahead": Mutant(
+        "train/muon.py",
+        "torch._foreach_lerp(grads, momenta, momentum)",
+        "momenta",
+        "train/test_muon.py::test_matrices_take_the_steps_of_torchs_muon",
+    ),
+    "muon: scaled by the smaller side": Mutant(
+        "train/muon.py",
+        "math.sqrt(max(",
+        "math.sqrt(min(",
+        "train/test_muon.py::test_updates_have_the_size_of_adamws",
+    ),
+    "attention in bfloat16: not scaled": Mutant(
+        "models/blocks.py",
+        "q * q.shape[-1] ** -0.5 @ k.mT",
+        "q @ k.mT",
+        "train/test_hardware.py::test_attention_in_bfloat16_is_the_fused_kernels",
+    ),
+    "resuming: in another precision": Mutant(
+        "train/hardware.py",
+        'precision, reason = start["hyper_parameters"]["trainer"]["precision"], "the',
+        'reason = "the',
+        "train/test_hardware.py::test_auto_is_said_kept_in_the_checkpoint_and_by_those_who_go_on",
+    ),
     "study: differences the wrong way round": Mutant(
         "study/comparison.py",
         "[a - b for a, b",

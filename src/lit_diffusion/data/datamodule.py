@@ -28,8 +28,8 @@ class Source(Protocol):
 class ImageDataModule(L.LightningDataModule):
     """Serves (x, y): images float in [-1, 1], (B, C, H, W), and labels int64, (B,).
 
-    The images stay uint8 in memory; one indexing operation gathers a batch, and it becomes float
-    only on the device.
+    The images stay uint8 in memory, a GPU's own if it is one that trains, so that no step waits for a
+    copy; one indexing operation gathers a batch, and it becomes float only on the device.
 
     Args:
         source: where the images come from.
@@ -88,8 +88,8 @@ class ImageDataModule(L.LightningDataModule):
             )
         order = torch.randperm(len(images), generator=rng.generator(self.seed, "split"))
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
-        self.train_set = TensorDataset(images[train], labels[train])
-        self.val_set = TensorDataset(images[val], labels[val])
+        self.train_set = TensorDataset(images[train].to(self._device), labels[train].to(self._device))
+        self.val_set = TensorDataset(images[val].to(self._device), labels[val].to(self._device))
 
     def train_dataloader(self) -> DataLoader:
         order = self._order(
@@ -136,7 +136,23 @@ class ImageDataModule(L.LightningDataModule):
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> BatchOrder:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchOrder(len(dataset), batch_size, shuffle, drop_last, self.seed, rank, world_size, position)
+        return BatchOrder(
+            len(dataset),
+            batch_size,
+            shuffle,
+            drop_last,
+            self.seed,
+            rank,
+            world_size,
+            dataset.tensors[0].device,
+            position,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        """The GPU that trains; else the CPU, from which Lightning copies a batch where it is wanted."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return device if device.type == "cuda" else torch.device("cpu")
 
     def _position(self) -> tuple[int, int]:
         """Return (epoch, batches of it done), from the number of optimizer steps, which resuming restores."""

@@ -23,6 +23,7 @@ class BatchOrder(Sampler[Tensor]):
         drop_last: leave out an incomplete last batch, so that all processes take equal steps.
         seed: of the shuffling.
         rank, world_size: this process, and how many share each batch.
+        device: where the indices go, once an epoch.
         position: called at the start of each pass; returns (epoch, batches of it that are done already).
     """
 
@@ -35,6 +36,7 @@ class BatchOrder(Sampler[Tensor]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ):
         self.n = n
@@ -43,6 +45,7 @@ class BatchOrder(Sampler[Tensor]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.device = device
         self.position = position
         self.global_batch = batch_size * world_size
 
@@ -51,7 +54,7 @@ class BatchOrder(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, done = self.position()
-        for batch in self._order(epoch).split(self.global_batch)[done : len(self)]:
+        for batch in self._order(epoch).to(self.device).split(self.global_batch)[done : len(self)]:
             yield batch[self.rank :: self.world_size]
 
     def _order(self, epoch: int) -> Tensor:

@@ -74,9 +74,18 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         q, k, v = self.qkv(pixels).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        mixed = attention(q, k, v)  # (B, heads, HW, C / heads)
         out = self.out(mixed.transpose(1, 2).flatten(2))
         return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) v of queries, keys and values (B, heads, HW, D)."""
+    if q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad:
+        # The fused kernel's backward takes nine times as long in bfloat16 as in float32 on a CPU, and
+        # sdpa_kernel(MATH) multiplies in float32.
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def group_norm(groups: int, channels: int) -> nn.GroupNorm:

@@ -14,6 +14,7 @@ from lit_diffusion.common.errors import check_switch, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, save_gif, save_png, to_float, to_uint8
 from lit_diffusion.common.log import log
+from lit_diffusion.common.precision import choose_precision
 from lit_diffusion.loading import Loaded, choose_guidance, load
 from lit_diffusion.sample.conditions import conditions, labels_of_images
 from lit_diffusion.sample.partial import PartialSamples, partial_samples
@@ -118,6 +119,7 @@ def sampling_settings(cfg: DictConfig, loaded: Loaded) -> dict[str, Any]:
     """Return all that an image depends on, but for its number."""
     keys = ["y", "prompt", "negative_prompt", "seed"]
     settings = plain(OmegaConf.masked_copy(cfg, keys))
+    settings["precision"] = choose_precision(cfg.precision, loaded.device)
     sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     return {"weights": loaded.identity, **settings, "guidance": vars(loaded.guidance), "sampler": sampler}
 

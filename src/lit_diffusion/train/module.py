@@ -119,6 +119,8 @@ class LitDiffusion(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
+        # Has Lightning unscale and clip gradients before the step of a fused optimizer too.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if not self.lr_scheduler:
             return optimizer
         scheduler, options = self.lr_scheduler["scheduler"], {}

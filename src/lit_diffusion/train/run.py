@@ -28,6 +28,7 @@ from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.wandb_id import WandbId
+from lit_diffusion.train.hardware import check_hardware, suit, with_precision
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
 
@@ -52,11 +53,13 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         ConfigError: a value that can't work; found before training starts.
     """
     check_trainer(cfg)
+    check_hardware(cfg)
     make_folder(cfg.out)
     silence_warnings()
     start = read_checkpoint(cfg.ckpt) if cfg.ckpt else None
     if start:
         check_same_run(cfg, start, cfg.ckpt)
+    cfg = with_precision(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     module = build_module(cfg)
@@ -98,8 +101,7 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
     module.save_hyperparameters(
         {**config, "parameters": count_parameters(module), "git_commit": git_commit()}
     )
-    if cfg.compile:
-        module.denoiser.network.compile()
+    suit(module.denoiser.network, cfg)
     return module
 
 
@@ -140,12 +142,10 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """Raise ConfigError for a seed, a logging interval, a device or a launcher that can't work."""
-    accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
+    """Raise ConfigError for a seed, a logging interval or a launcher that can't work."""
+    strategy = cfg.trainer.strategy
     if cfg.trainer.log_every_n_steps < 1:
         raise ConfigError(f"trainer.log_every_n_steps is {cfg.trainer.log_every_n_steps}: choose 1 or more")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ConfigError("trainer wants a GPU, but torch sees none here: use trainer=cpu")
     if cfg.seed < 0:
         raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -30,12 +30,14 @@ class EMA(L.Callback):
         self.decay = decay
         self.updates = 0
         self.average: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
         self.swapped = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.weights = float_tensors(pl_module)
         self.average = {
             name: self.average.get(name, weight).clone().to(weight.device, torch.float32)
-            for name, weight in float_tensors(pl_module).items()
+            for name, weight in self.weights.items()
         }
 
     def on_train_batch_end(
@@ -78,7 +80,7 @@ class EMA(L.Callback):
             return
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [weight.float() for weight in float_tensors(pl_module).values()]
+        weights = [weight.float() for weight in self.weights.values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()

@@ -1,0 +1,51 @@
+"""The precision in which a network runs."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from lit_diffusion.common.errors import ConfigError
+
+FULL = "32-true"
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return the precision of this name, of those in which a trained network runs.
+
+    Args:
+        name: 32-true, bf16-mixed, 16-mixed, or auto, the fastest.
+        device: where it runs.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name == "auto":
+        return fastest_precision(device)[0]
+    if name != FULL and name not in MIXED:
+        raise ConfigError(f"precision is {name}: choose {FULL}, auto, {' or '.join(MIXED)}")
+    return name
+
+
+def fastest_precision(device: torch.device) -> tuple[str, str]:
+    """Return the fastest precision that training bears on the device, and why it is that one."""
+    if has_bfloat16_units(device):
+        return "bf16-mixed", f"this {device.type.upper()} has units for matrices of bfloat16"
+    return FULL, f"this {device.type.upper()} has no units for matrices of bfloat16"
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Return whether the device has units that multiply matrices of bfloat16.
+
+    On a CPU they are AMX: its vector instructions for bfloat16 alone were measured to gain nothing.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return a context in which networks run in this precision; 32-true changes nothing."""
+    if precision == FULL:
+        return nullcontext()
+    return torch.autocast(device.type, MIXED[precision])
