@@ -35,7 +35,7 @@ docs: .venv/installed-docs ## Build the documents as a site, docs/_build/html/in
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 bench: .venv/installed-test ## Time this project against others: make bench [DEVICE=cuda]
-	$(BIN)/python tests/tools/bench.py $(or $(DEVICE),cpu)
+	PYTHONPATH=tests/oracles $(BIN)/python tests/tools/bench.py $(or $(DEVICE),cpu)
 
 mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
 	$(BIN)/python tests/tools/mutants.py

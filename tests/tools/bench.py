@@ -5,21 +5,19 @@ a table for docs/speed.md: both medians, and the median of the ratios, pair by p
 """
 
 import copy
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import lightning as L
 import torch
 from bench_commands import first_steps, helps, memory
+from bench_means import means, sampling_rates
+from bench_pairs import BATCH, Step, bare_step, config, in_turn, row, seconds
 from diffusers import UNet2DModel
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,8 +25,6 @@ from torchvision import datasets, transforms
 from tutorial1 import Tutorial1UNet, same_weights, training_step
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common import rng
-from lit_diffusion.common.cli import CONFIG_DIR
 from lit_diffusion.common.images import grid, save_png
 from lit_diffusion.common.precision import autocast, fastest_precision
 from lit_diffusion.loading import SHIPPED_MODEL
@@ -38,7 +34,6 @@ from lit_diffusion.samplers.generate import generate
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.run import build_loggers, build_module, build_trainer, silence_warnings
 
-BATCH = 64
 NETWORKS = ("small_unet", "attn_unet", "convnext_unet", "fc_unet")
 
 
@@ -53,10 +48,9 @@ def main(device: torch.device) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, {name}\n")
     print("| | ours | the other | ratio of medians, other / ours (middle half) |\n|---|---|---|---|")
     training_steps(device)
+    means(device)
     if device.type == "cuda":
-        from bench_cuda import on_a_gpu
-
-        on_a_gpu(device)
+        sampling_rates(device)
         return
     data_against_the_tutorials()
     loop_against_a_bare_one("attn_unet", 12)
@@ -66,71 +60,6 @@ def main(device: torch.device) -> None:
     row("from start to the first step, against importing torch and Lightning", *first_steps(5), unit="s")
     ours, tutorials = memory("ours"), memory("tutorial")
     print(f"\nPeak memory of three steps: attn_unet {ours} MiB, tutorial 1's {tutorials} MiB")
-
-
-def row(claim: str, ours: list[float], other: list[float], unit: str = "ms") -> None:
-    """Print a row; the first pair has warmed up."""
-    ours, other = ours[1:], other[1:]
-    ratios = [b / a for a, b in zip(ours, other, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    scale = 1e3 if unit == "ms" else 1
-    a, b = (f"{statistics.median(times) * scale:.2f} {unit}" for times in (ours, other))
-    print(f"| {claim} | {a} | {b} | {middle:.3g} ({low:.3g} to {high:.3g}) |", flush=True)
-
-
-def in_turn(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[list, list]:
-    """Return the seconds that each took, so many times, in turn."""
-    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long the work takes, until a GPU is done with it."""
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def config(*overrides: str) -> DictConfig:
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return compose("train", [f"out={tempfile.mkdtemp()}", f"data.batch_size={BATCH}", *overrides])
-
-
-class Step:
-    """A training step of one of our networks, of a batch that is there, without Lightning."""
-
-    def __init__(self, device: torch.device, *overrides: str, precision: str = "32-true", batch: int = BATCH):
-        self.module = build_module(config(*overrides)).to(device)
-        self.optimizer = self.module.optimizer(self.module.parameters())
-        self.context = lambda: autocast(precision, device)
-        self.x = torch.rand(batch, 1, 28, 28, device=device) * 2 - 1
-        self.number = 0
-
-    def __call__(self) -> None:
-        self.number += 1
-        bare_step(self.module, self.optimizer, self.x, self.number, context=self.context())
-
-
-def bare_step(
-    module: LitDiffusion,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    number: int,
-    context: AbstractContextManager,
-    clip: float | None = None,
-) -> None:
-    """What a loop without Lightning does."""
-    generator = rng.generator(0, number, device=x.device)
-    t = module.denoiser.schedule.random_times(len(x), generator)
-    with context:
-        loss = module.losses(x, None, t, torch.randn(x.shape, generator=generator, device=x.device)).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    if clip:
-        torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
-    optimizer.step()
 
 
 def training_steps(device: torch.device, rounds: int = 7) -> None:

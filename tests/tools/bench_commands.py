@@ -19,7 +19,8 @@ command("train")
 STEPS = """
 import resource, sys, torch
 sys.path[:0] = ["tests/oracles", "tests/tools"]
-from bench import BATCH, Step, Tutorial1UNet, training_step
+from bench_pairs import BATCH, Step
+from tutorial1 import Tutorial1UNet, training_step
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[1] == "ours":
     step = Step(torch.device("cpu"), "model=attn_unet", "schedule=linear", "prediction=eps", "optimizer=adam")

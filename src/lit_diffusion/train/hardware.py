@@ -48,7 +48,7 @@ def training_device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def suit(network: nn.Module, cfg: DictConfig) -> None:
+def prepare_network(network: nn.Module, cfg: DictConfig) -> None:
     """Lay out and compile the network, and set the precision of float32 products, as the config says."""
     if training_device(cfg).type == "cuda":
         torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")

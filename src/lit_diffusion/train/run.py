@@ -28,7 +28,7 @@ from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.wandb_id import WandbId
-from lit_diffusion.train.hardware import check_hardware, suit, with_precision
+from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
 
@@ -101,7 +101,7 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
     module.save_hyperparameters(
         {**config, "parameters": count_parameters(module), "git_commit": git_commit()}
     )
-    suit(module.denoiser.network, cfg)
+    prepare_network(module.denoiser.network, cfg)
     return module
 
 

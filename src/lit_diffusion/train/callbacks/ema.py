@@ -76,7 +76,7 @@ class EMA(L.Callback):
         self.average = state["average"]
 
     def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step == self.updates or not self.average:
+        if trainer.global_step == self.updates or not self.weights:
             return
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))

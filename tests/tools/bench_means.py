@@ -1,15 +1,17 @@
-"""The rows that a GPU adds: batch sizes, precision, layout, compilation, CUDA graphs, sampling."""
+"""The rows of means of speed: precision, layout, compilation, CUDA graphs, each alone and together."""
+
+import time
 
 import torch
-from bench import Step, in_turn, row, seconds
+from bench_pairs import Step, in_turn, row, seconds
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.common.precision import has_bfloat16_units
 from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
 
-BATCHES = (64, 256, 1024, 4096)
-MEANS = {  # of speed, each alone and together, with the precision of the step
+MEANS = {  # with the precision of the step, and overrides
     "bf16": ("bf16-mixed", []),
     "channels_last": ("32-true", ["channels_last=true"]),
     "compile": ("32-true", ["compile=true"]),
@@ -19,27 +21,42 @@ MEANS = {  # of speed, each alone and together, with the precision of the step
     "bf16, CUDA graphs": ("bf16-mixed", ["compile=reduce-overhead"]),
     "bf16, channels_last, CUDA graphs": ("bf16-mixed", ["channels_last=true", "compile=reduce-overhead"]),
 }
+ON_A_CPU = ("channels_last", "compile")
+ON_ITS_MATRIX_UNITS = ("bf16", "bf16, channels_last", "bf16, compile")  # without them 14 times slower
+GPU_BATCHES = (64, 256, 1024, 4096)
 
 
-def on_a_gpu(device: torch.device, rounds: int = 12) -> None:
-    """Print the rows: the other side is a plain step in float32."""
-    for batch in BATCHES:
+def means(device: torch.device, rounds: int = 9) -> None:
+    """Print a row for each batch size and means; the other side is a plain step in float32."""
+    cuda = device.type == "cuda"
+    on_a_cpu = ON_A_CPU + ON_ITS_MATRIX_UNITS if has_bfloat16_units(device) else ON_A_CPU
+    for batch in GPU_BATCHES if cuda else (64,):
         plain = Step(device, batch=batch)
-        for name, (precision, overrides) in MEANS.items():
+        for name in MEANS if cuda else on_a_cpu:
+            precision, overrides = MEANS[name]
             fast = Step(device, *overrides, precision=precision, batch=batch)
+            start = time.perf_counter()
             for _ in range(3):  # compiles, and records graphs
                 fast()
+            ready = (
+                f", ready after {time.perf_counter() - start:.0f} s"
+                if "compile" in "".join(overrides)
+                else ""
+            )
             times, plain_times = in_turn(fast, plain, rounds)
             rate = batch / sorted(times)[rounds // 2]
-            row(f"step of {batch} images, {name} ({rate:,.0f} images a second)", times, plain_times)
+            row(
+                f"step of {batch} images, {name} ({rate:,.0f} images a second{ready}); plain",
+                times,
+                plain_times,
+            )
             torch._dynamo.reset()
-    sampling(device)
 
 
-def sampling(device: torch.device) -> None:
+def sampling_rates(device: torch.device) -> None:
     """Print images a second of the model that ships, at several batch sizes."""
     denoiser = load_denoiser(read_checkpoint(SHIPPED_MODEL)).to(device)
-    for batch in BATCHES:
+    for batch in GPU_BATCHES:
         y = torch.arange(batch) % 10
 
         def draw(batch: int = batch, y: torch.Tensor = y) -> None:
