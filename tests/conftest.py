@@ -49,6 +49,21 @@ def trained(config, tmp_path):
 
 
 @pytest.fixture
+def straight_and_resumed(config, tmp_path):
+    """straight_and_resumed(*overrides): the weights after two epochs at once, and after one and one more."""
+
+    def made(*overrides: str):
+        options = [*overrides, "debug=limit", "callbacks.samples=null", "trainer.max_epochs=2"]
+        _, straight = train(config(*options, f"out={tmp_path}/straight"))
+        train(config(*options, "trainer.max_epochs=1", f"out={tmp_path}/half"))
+        ckpt = f"ckpt={tmp_path}/half/checkpoints/last.ckpt"
+        _, resumed = train(config(*options, ckpt, f"out={tmp_path}/resumed"))
+        return [objects["module"].state_dict() for objects in (straight, resumed)]
+
+    return made
+
+
+@pytest.fixture
 def run(tmp_path):
     """run(*command): a python command in an empty folder of its own."""
     return partial(run_script, cwd=tmp_path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.precision import autocast
+from lit_diffusion.common.precision import FULL, autocast
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.predictions import Estimate, Prediction
 from lit_diffusion.schedules import Schedule
@@ -81,7 +81,7 @@ class NetworkDenoiser(Denoiser):
         super().__init__(schedule, num_classes, num_classes > 0, learns_variance=False)
         self.network = network
         self.prediction = prediction
-        self.precision = "32-true"
+        self.precision = FULL
         self._check()
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:

@@ -34,14 +34,9 @@ def test_auto_is_bfloat16_where_the_card_has_it(config):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_resumed_run_is_the_straight_one_within_rounding(config, tmp_path, optimizer):
+def test_a_resumed_run_is_the_straight_one_within_rounding(straight_and_resumed, optimizer):
     """Sums on a GPU depend on the order in which its threads come."""
-    options = [*SMALL, f"optimizer={optimizer}", "callbacks.samples=null", "trainer.max_epochs=2"]
-    _, straight = train(config(*options, f"out={tmp_path}/straight"))
-    train(config(*options, "trainer.max_epochs=1", f"out={tmp_path}/half"))
-    ckpt = f"ckpt={tmp_path}/half/checkpoints/last.ckpt"
-    _, resumed = train(config(*options, ckpt, f"out={tmp_path}/resumed"))
-    ours, theirs = (objects["module"].state_dict() for objects in (straight, resumed))
+    ours, theirs = straight_and_resumed(*SMALL, f"optimizer={optimizer}")
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 

@@ -26,7 +26,7 @@ from tutorial1 import Tutorial1UNet, same_weights, training_step
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.images import grid, save_png
-from lit_diffusion.common.precision import autocast, fastest_precision
+from lit_diffusion.common.precision import fastest_precision
 from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.dpmpp import DPMpp2M
@@ -169,8 +169,7 @@ class Pairs(L.Callback):
 
     def step(self, trainer) -> None:
         x, _ = trainer.datamodule.on_after_batch_transfer(next(self.batches), 0)
-        full = autocast("32-true", x.device)
-        bare_step(self.module, self.optimizer, x, trainer.global_step, full, trainer.gradient_clip_val)
+        bare_step(self.module, self.optimizer, x, trainer.global_step, clip=trainer.gradient_clip_val)
 
 
 def loop_against_a_bare_one(model: str, steps: int) -> None:

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from bench_pairs import in_turn
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = "import torch, lightning.pytorch"
@@ -40,23 +41,15 @@ def run(*command: str) -> str:
     ).stdout
 
 
-def timed(*command: str) -> float:
-    start = time.perf_counter()
-    run(*command)
-    return time.perf_counter() - start
-
-
 def helps(rounds: int) -> tuple[list[float], list[float]]:
     """Return the seconds of --help, and of importing torch, in turn."""
-    pairs = [(timed("train.py", "--help"), timed("-c", "import torch")) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    return in_turn(lambda: run("train.py", "--help"), lambda: run("-c", "import torch"), rounds)
 
 
 def first_steps(rounds: int) -> tuple[list[float], list[float]]:
     """Return the seconds from start to the end of the first step, and of importing torch and Lightning."""
     training = ["-c", FIRST_STEP, f"hydra.run.dir={tempfile.mkdtemp()}", "data.batch_size=1"]
-    pairs = [(timed(*training), timed("-c", IMPORTS)) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    return in_turn(lambda: run(*training), lambda: run("-c", IMPORTS), rounds)
 
 
 def memory(side: str) -> int:

@@ -4,15 +4,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.cli import composed
 from lit_diffusion.common.precision import autocast
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.run import build_module
@@ -46,8 +44,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def config(*overrides: str) -> DictConfig:
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return compose("train", [f"out={tempfile.mkdtemp()}", f"data.batch_size={BATCH}", *overrides])
+    return composed("train", [f"out={tempfile.mkdtemp()}", f"data.batch_size={BATCH}", *overrides])
 
 
 class Step:
@@ -56,13 +53,13 @@ class Step:
     def __init__(self, device: torch.device, *overrides: str, precision: str = "32-true", batch: int = BATCH):
         self.module = build_module(config(*overrides)).to(device)
         self.optimizer = self.module.optimizer(self.module.parameters())
-        self.context = lambda: autocast(precision, device)
+        self.precision = precision
         self.x = torch.rand(batch, 1, 28, 28, device=device) * 2 - 1
         self.number = 0
 
     def __call__(self) -> None:
         self.number += 1
-        bare_step(self.module, self.optimizer, self.x, self.number, context=self.context())
+        bare_step(self.module, self.optimizer, self.x, self.number, self.precision)
 
 
 def bare_step(
@@ -70,13 +67,13 @@ def bare_step(
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     number: int,
-    context: AbstractContextManager,
+    precision: str = "32-true",
     clip: float | None = None,
 ) -> None:
     """What a loop without Lightning does."""
     generator = rng.generator(0, number, device=x.device)
     t = module.denoiser.schedule.random_times(len(x), generator)
-    with context:
+    with autocast(precision, x.device):
         loss = module.losses(x, None, t, torch.randn(x.shape, generator=generator, device=x.device)).mean()
     optimizer.zero_grad()
     loss.backward()

@@ -8,7 +8,6 @@ from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet
 from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.train.muon import Muon, is_hidden, orthogonalized
-from lit_diffusion.train.run import train
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 60), (2, 60, 24), (1, 24, 25)])
@@ -101,15 +100,10 @@ def test_updates_have_the_size_of_adamws():
     assert p.detach().square().mean().sqrt() == pytest.approx(0.2e-3, rel=0.2)
 
 
-def test_a_run_goes_on_bit_for_bit(config, tmp_path):
+def test_a_run_goes_on_bit_for_bit(straight_and_resumed):
     """Through Lightning's checkpoint, at the end of the first epoch."""
-    small = [*TINY["small_unet"], "model.widths=[16,16]", "optimizer=muon", "callbacks.samples=null"]
-    options = [*small, "debug=limit", "trainer.max_epochs=2"]
-    _, straight = train(config(*options, f"out={tmp_path}/straight"))
-    train(config(*options, "trainer.max_epochs=1", f"out={tmp_path}/half"))
-    half = f"ckpt={tmp_path}/half/checkpoints/last.ckpt"
-    _, resumed = train(config(*options, half, f"out={tmp_path}/resumed"))
-    ours, theirs = (objects["module"].state_dict() for objects in (straight, resumed))
+    small = [*TINY["small_unet"], "model.widths=[16,16]"]
+    ours, theirs = straight_and_resumed(*small, "optimizer=muon")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -80,7 +80,7 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "train_set"):
             return
-        images, labels = self._load(train=True)
+        images, labels = (part.to(self._device) for part in self._load(train=True))
         if not 0 < self.val_size < len(images):
             raise ConfigError(
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
@@ -88,8 +88,8 @@ class ImageDataModule(L.LightningDataModule):
             )
         order = torch.randperm(len(images), generator=rng.generator(self.seed, "split"))
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
-        self.train_set = TensorDataset(images[train].to(self._device), labels[train].to(self._device))
-        self.val_set = TensorDataset(images[val].to(self._device), labels[val].to(self._device))
+        self.train_set = TensorDataset(images[train], labels[train])
+        self.val_set = TensorDataset(images[val], labels[val])
 
     def train_dataloader(self) -> DataLoader:
         order = self._order(

@@ -143,10 +143,15 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    gram, product = x @ x.mT, identity
-    for _ in range(steps):
-        p = a * identity + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        product = p @ product
-        gram = p @ gram @ p
+
+    def p(gram: Tensor) -> Tensor:
+        return a * identity + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+
+    gram = x @ x.mT
+    factor = product = p(gram)
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
+        factor = p(gram)
+        product = factor @ product
     x = product @ x
     return x if wide else x.mT
