@@ -6,6 +6,7 @@ import torch
 from commands import TINY
 from PIL import Image
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.train.callbacks.ema import EMA, averaged
@@ -108,18 +109,21 @@ def test_validation_reports_the_average(config):
 
 def test_checkpoints_replace_each_other_whole(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "deep" / "last.ckpt"
-    io.save_checkpoint({"n": 1}, path)
+    io.save_checkpoint({"n": 1, "state_dict": {}}, path)
 
     class Unpicklable:
         def __reduce__(self):
             raise RuntimeError("can't be saved")
 
     with pytest.raises(RuntimeError):
-        io.save_checkpoint({"n": Unpicklable()}, path)
-    assert torch.load(path) == {"n": 1}
+        io.save_checkpoint({"n": Unpicklable(), "state_dict": {}}, path)
+    assert torch.load(path)["n"] == 1
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]  # nothing of the failed one is left
-    io.save_checkpoint({"n": 2}, path)
-    assert torch.load(path) == {"n": 2}
+    io.save_checkpoint({"n": 2, "state_dict": {}}, path)
+    assert torch.load(path)["n"] == 2
+    with pytest.raises(ConfigError, match="after step 7 w isn't finite"):
+        io.save_checkpoint({"global_step": 7, "state_dict": {"w": torch.tensor([1, torch.nan])}}, path)
+    assert torch.load(path)["n"] == 2
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, TINY
-from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -309,7 +308,7 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
 )
 def test_mistakes_are_found_before_training(config, tmp_path, overrides, says, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises((ConfigError, InstantiationException), match=says):
+    with pytest.raises(ConfigError, match=says):
         train(config("debug=limit", *TINY["small_unet"] * ("model=fc_unet" not in overrides), *overrides))
     assert not (tmp_path / "checkpoints").exists()
 
@@ -325,7 +324,7 @@ def test_unfit_checkpoints_are_refused(config, tmp_path):
         "text.ckpt": b"hello",
     }.items():
         Path(tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=f"{name} is truncated, or not a checkpoint"):
+        with pytest.raises(ConfigError, match=f"{name} is damaged, or not a checkpoint"):
             train(config(*options, f"ckpt={tmp_path / name}"))
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
     with pytest.raises(ConfigError, match="not a checkpoint of lit_diffusion"):

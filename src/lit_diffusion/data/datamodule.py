@@ -1,6 +1,5 @@
 """Images in memory, served a batch at a time."""
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -155,14 +154,13 @@ class ImageDataModule(L.LightningDataModule):
         return device if device.type == "cuda" else torch.device("cpu")
 
     def _position(self) -> tuple[int, int]:
-        """Return (epoch, batches of it done), from the number of optimizer steps, which resuming restores."""
+        """Return (epoch, batches of it done), as Lightning counts them and checkpoints keep them."""
         if self.trainer is None:
             return 0, 0
-        accumulate = self.trainer.accumulate_grad_batches
-        epoch, steps = divmod(
-            self.trainer.global_step, math.ceil(self.trainer.num_training_batches / accumulate)
-        )
-        return epoch, steps * accumulate
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        within = epochs.ready > epochs.processed  # else an epoch was finished, and its batches still count
+        return epochs.processed, batches.completed if within else 0
 
 
 def validation_images(data: ImageDataModule, n: int) -> Tensor:

@@ -18,7 +18,7 @@ from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
 from lit_diffusion.study.comparison import Comparison, comparison_table, markdown, summaries
 from lit_diffusion.study.runs import Run, check_comparable, plan_run
 from lit_diffusion.train.resume import has_ended
-from lit_diffusion.train.run import TERMINATED, train
+from lit_diffusion.train.run import train
 
 MARKER = "trained"  # a file in the folder of a training that is finished
 TABLE = "study.md"
@@ -64,11 +64,9 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
         for number, run in enumerate(runs, start=1):
             try:
                 results.append(result_of(run, evaluators))
-            except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
+            except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
                 log.warning(f"stopped; the same command with out={out} goes on")
-                if getattr(stop, "code", None) == TERMINATED:
-                    raise
-                raise KeyboardInterrupt from None
+                raise
             check_result(cfg, run, results)
             scores = ", ".join(f"{score} {results[-1].scores[score]:.4g}" for score in cfg.study.scores)
             log.info(f"{number} of {len(runs)}: {run.choice}, seed {run.seed}: {scores}")

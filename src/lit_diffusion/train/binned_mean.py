@@ -26,9 +26,7 @@ class BinnedMean(Metric):
         self.count.index_add_(0, index, torch.ones_like(values).to(self.count))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of all as "mean", and that of every bin with values as "0.0-0.1" and so on."""
-        filled = self.count.nonzero().flatten().tolist()
-        means = {
-            f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": self.total[k] / self.count[k] for k in filled
-        }
-        return {"mean": self.total.sum() / self.count.sum(), **means}
+        """Return the mean of all as "mean", and of every bin as "0.0-0.1" and so on; NaN for no values."""
+        means = (self.total / self.count).unbind()
+        bins = {f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": mean for k, mean in enumerate(means)}
+        return {"mean": self.total.sum() / self.count.sum(), **bins}

@@ -117,6 +117,16 @@ class LitDiffusion(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_losses("val", self.val_loss)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the losses since the last row that was logged, all processes' together."""
+        with self.train_loss.sync_context():
+            checkpoint["train_loss"] = {k: v.clone() for k, v in self.train_loss.metric_state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:
+            for name, value in checkpoint["train_loss"].items():
+                setattr(self.train_loss, name, value.to(self.device))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
         # Has Lightning unscale and clip gradients before the step of a fused optimizer too.

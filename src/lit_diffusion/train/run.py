@@ -11,15 +11,15 @@ import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
-from lit_diffusion.common.configs import plain
+from lit_diffusion.common.build import build
+from lit_diffusion.common.configs import override, plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log
@@ -27,14 +27,13 @@ from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
+from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId
 from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
 
 log_once = rank_zero_only(log.info)  # of several processes, the first one says it
-
-TERMINATED = 143  # a shell's exit status for SIGTERM
 
 
 def main(cfg: DictConfig) -> float | None:
@@ -61,7 +60,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         check_same_run(cfg, start, cfg.ckpt)
     cfg = with_precision(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule = instantiate(cfg.data, _convert_="all")
+    datamodule = build(cfg.data, "data")
     module = build_module(cfg)
     if 0 < module.denoiser.num_classes < datamodule.num_classes:
         raise ConfigError(
@@ -70,17 +69,19 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         )
     Guidance.from_config(cfg.guidance).applied(module.denoiser)  # also sampling's default, after training
     callbacks = build_callbacks(cfg, module)
-    trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId()], logger=build_loggers(cfg, start))
+    trainer = build_trainer(
+        cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=build_loggers(cfg, start)
+    )
     log_once(describe(module))
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
     except BaseException as error:
         wandb.finish(exit_code=1)
         for callback in callbacks:
-            if isinstance(callback, LastCheckpoint) and Path(callback.dirpath, "last.ckpt").is_file():
-                log_once(f"stopped; to go on, give the same overrides and ckpt={callback.dirpath}/last.ckpt")
-        if isinstance(error, SIGTERMException):
-            raise SystemExit(TERMINATED) from None
+            if isinstance(callback, LastCheckpoint) and callback.path.is_file():
+                log_once(f"stopped; to go on, give the same overrides and {override('ckpt', callback.path)}")
+        if isinstance(error, Stopped):
+            raise SystemExit(error.status) from None
         raise
     wandb.finish()
     for callback in callbacks:
@@ -92,10 +93,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 
 def build_module(cfg: DictConfig) -> LitDiffusion:
     """Return the LightningModule of a config, with the whole config in plain values as hyper-parameters."""
-    module = instantiate(cfg.module, _convert_="all")(
+    module = build(cfg.module, "module")(
         denoiser=build_denoiser(cfg),
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        lr_scheduler=instantiate(cfg.lr_scheduler, _convert_="all"),
+        optimizer=build(cfg.optimizer, "optimizer"),
+        lr_scheduler=build_lr_scheduler(cfg.lr_scheduler),
     )
     config = plain(cfg)
     module.save_hyperparameters(
@@ -105,13 +106,21 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
     return module
 
 
+def build_lr_scheduler(cfg: DictConfig) -> dict[str, Any]:
+    """Return Lightning's lr_scheduler_config, with a function of the optimizer under "scheduler"; or {}."""
+    options = plain(cfg)
+    return (
+        {**options, "scheduler": build(options.get("scheduler"), "lr_scheduler.scheduler")} if options else {}
+    )
+
+
 def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
     """Return the config's callbacks.
 
     Raises:
         ConfigError: one of them can't work with the module's denoiser.
     """
-    callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
+    callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     for callback in callbacks:
         if isinstance(callback, AfterEpochs):
             callback.check(module.denoiser)
@@ -123,7 +132,7 @@ def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]
     loggers = cfg.logger.copy()
     if start and "wandb" in loggers and loggers.wandb.id is None:
         loggers.wandb.id = start["callbacks"]["wandb"]["id"]
-    return [instantiate(logger, _convert_="all") for logger in loggers.values()]
+    return [build(logger, f"logger.{name}") for name, logger in loggers.items()]
 
 
 def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
@@ -133,10 +142,12 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         ConfigError: Lightning refuses one of its values.
     """
     try:
-        saves = any(isinstance(c, ModelCheckpoint) for c in parts.get("callbacks", []))
-        return instantiate(cfg.trainer, _convert_="all")(
+        saves = any(isinstance(c, Checkpoint) for c in parts.get("callbacks", []))
+        return build(cfg.trainer, "trainer")(
             plugins=[AtomicCheckpointIO()], enable_checkpointing=saves, **parts
         )
+    except ConfigError:
+        raise
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
 

@@ -13,6 +13,13 @@ from lit_diffusion.train.callbacks.ema import averaged
 from lit_diffusion.train.module import LitDiffusion
 
 
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Return whether the run ends with the epoch that is ending."""
+    steps = 0 < trainer.max_steps <= trainer.global_step
+    epochs = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
+    return steps or epochs or trainer.should_stop
+
+
 class AfterEpochs(L.Callback, ABC):
     """Works after some epochs and at the end, with the averaged weights, on one process.
 
@@ -37,10 +44,11 @@ class AfterEpochs(L.Callback, ABC):
         """Do the callback's work, once; the averaged weights are in place."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
-        if self._due(trainer.current_epoch + 1):
+        if self._due(trainer.current_epoch + 1) or is_last_epoch(trainer):
             self._work_once(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
+        """Work where the end couldn't be foreseen; elsewhere it is done, before the last checkpoint."""
         self._work_once(trainer, pl_module)
 
     def _due(self, epoch: int) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write
+from lit_diffusion.train.callbacks.stopping import Stopped
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -19,15 +21,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            ConfigError: a weight isn't finite; the file that is there stays.
+        """
+        check_finite(checkpoint)
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt every so many steps, after every epoch, and when something stops the run.
+def check_finite(checkpoint: dict[str, Any]) -> None:
+    """Raise ConfigError unless all weights are finite."""
+    for name, weight in checkpoint["state_dict"].items():
+        if not weight.isfinite().all():
+            raise ConfigError(
+                f"after step {checkpoint['global_step']} {name} isn't finite, and so no checkpoint was "
+                "written: go on from the last one with a lower optimizer.lr"
+            )
 
-    A run stopped among the batches of one optimizer step keeps the file it has: the gradients summed
-    so far are in no checkpoint, so that only one from between two steps resumes exactly.
+
+class LastCheckpoint(Checkpoint):
+    """Writes last.ckpt every so many steps, after every epoch, and when a signal stops the run.
+
+    It writes between two steps, when what the step logged is on the disk and nothing is half done: before
+    the next step's first computation, or after an epoch's validation and pictures. Each checkpoint then
+    stands for all that came before it, and nothing else.
 
     Args:
         dirpath: folder of the file.
@@ -35,24 +54,53 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int):
-        super().__init__(
-            dirpath,
-            filename="last",
-            every_n_train_steps=every_n_train_steps,
-            save_on_exception=True,
-            enable_version_counter=False,
-        )
+        check_whole_number("callbacks.last.every_n_train_steps", every_n_train_steps, least=1)
+        self.dirpath = dirpath
+        self.every_n_train_steps = every_n_train_steps
+        self._saved_at = 0
+
+    @property
+    def path(self) -> Path:
+        return Path(self.dirpath, "last.ckpt")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_at = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_train_steps == 0 and trainer.global_step > self._saved_at:
+            self._save_before_batch(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        epoch, batches = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+        cut_off = 0 if batches.is_last_batch else 1  # by max_steps: a longer run will go on with this epoch
+        epoch.current.processed -= cut_off
+        epoch.total.processed -= cut_off
+        self._save(trainer)
+        epoch.current.processed += cut_off
+        epoch.total.processed += cut_off
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        if progress.is_last_batch or progress.current.completed % trainer.accumulate_grad_batches == 0:
-            super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, Stopped) and exception.between_steps:
+            self._save_before_batch(trainer)
+
+    def _save_before_batch(self, trainer: L.Trainer) -> None:
+        """Save as if the batch that is ready weren't yet."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        batches.current.ready -= 1
+        batches.total.ready -= 1
+        self._save(trainer)
+        batches.current.ready += 1
+        batches.total.ready += 1
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._saved_at = trainer.global_step
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.path)
 
 
 class BestCheckpoint(ModelCheckpoint):
