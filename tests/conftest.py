@@ -3,7 +3,7 @@ from functools import cache, partial
 
 import pytest
 import torch
-from commands import DIGITS, TINY
+from commands import DIGITS, TINY, TRUST
 from forked import run_script
 from hydra import compose, initialize_config_dir
 
@@ -20,7 +20,7 @@ def one_thread():
 @cache  # Hydra takes a fifth of a second
 def composed_once(config_name: str, overrides: tuple[str, ...]):
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return compose(config_name, [*(DIGITS if config_name == "train" else []), *overrides])
+        return compose(config_name, [*(DIGITS if config_name == "train" else TRUST), *overrides])
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """Reading checkpoints: one file holds weights, their average, and the whole config that made them."""
 
 import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch import Tensor, nn
 
+from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.stored import build_stored, check_plain
 from lit_diffusion.common.weights import read_weights
 from lit_diffusion.denoiser import NetworkDenoiser
 
@@ -20,27 +24,42 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     """Return the contents of a checkpoint, or of a .safetensors file exported from one, on the CPU.
 
     Raises:
-        ConfigError: no file is given, it is missing, truncated, or not a checkpoint of this project.
+        ConfigError: no file is given, it is missing, damaged, or not a checkpoint of this project.
     """
-    if path is None:
+    if not path:
         raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"ckpt is {path}: give the path of a .ckpt file of a training run")
     path = Path(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"ckpt {path} {problem}: give the path of a .ckpt file of a training run")
     try:
-        if path.suffix == ".safetensors":
-            checkpoint = read_safetensors(path)
-        else:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if "model" in checkpoint["hyper_parameters"]:
-            return checkpoint
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError):
-        pass
-    raise ConfigError(
-        f"ckpt {path} is truncated, or not a checkpoint of lit_diffusion: choose another, such as the "
-        "run's best.ckpt"
-    )
+        checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+        checkpoint = {}
+    except zipfile.BadZipFile:
+        checkpoint = {}
+    if not is_checkpoint(checkpoint):
+        raise ConfigError(
+            f"ckpt {path} is damaged, or not a checkpoint of lit_diffusion: choose another, such as the "
+            "run's best.ckpt"
+        )
+    check_plain(checkpoint["hyper_parameters"], f"ckpt {path}")
+    return checkpoint
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """Return what a .ckpt file holds: tensors, numbers, texts, lists and dicts, and nothing that runs.
+
+    Raises:
+        RuntimeError: the file is damaged, or compressed, so that it might unpack to more than memory holds.
+    """
+    with zipfile.ZipFile(path) as file:
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in file.infolist())
+        if compressed or file.testzip():
+            raise RuntimeError(f"{path}: compressed or damaged")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -53,22 +72,74 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     }
 
 
+def is_checkpoint(contents: Any) -> bool:
+    """Return whether the contents are laid out as a checkpoint of this project."""
+    if not isinstance(contents, Mapping):
+        return False
+    config, weights = contents.get("hyper_parameters"), contents.get("state_dict")
+    return (
+        isinstance(config, Mapping)
+        and all(isinstance(config.get(part), Mapping) for part in (*PATH_GROUPS, "data"))
+        and isinstance(weights, Mapping)
+        and all(isinstance(weight, Tensor) for weight in weights.values())
+        and isinstance(contents.get("callbacks"), Mapping)
+    )
+
+
 def build_denoiser(cfg: DictConfig) -> NetworkDenoiser:
     """Return the denoiser that a config's model, schedule and prediction describe, with fresh weights.
 
     Raises:
         ConfigError: the parts don't fit each other.
     """
-    return NetworkDenoiser(*(instantiate(cfg[group], _convert_="all") for group in PATH_GROUPS))
+    return NetworkDenoiser(*(build(cfg[part], part) for part in PATH_GROUPS))
 
 
-def load_denoiser(checkpoint: dict[str, Any]) -> NetworkDenoiser:
-    """Return the trained denoiser in eval mode, with the averaged weights where the run kept any."""
-    denoiser = build_denoiser(OmegaConf.create(checkpoint["hyper_parameters"]))
-    average = checkpoint["callbacks"].get("ema", {}).get("average", {})
-    weights = {**checkpoint["state_dict"], **average}
-    prefix = "denoiser."
-    denoiser.load_state_dict(
-        {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    )
+def load_denoiser(checkpoint: dict[str, Any], trust: Sequence[str] = ()) -> NetworkDenoiser:
+    """Return the trained denoiser in eval mode, with the averaged weights where the run kept any.
+
+    Args:
+        checkpoint: what ``read_checkpoint`` returned.
+        trust: full names of classes that may be built besides those that conf/ names.
+
+    Raises:
+        ConfigError: a class that isn't trusted, or weights that don't fit the network or aren't finite.
+    """
+    config, weights = checkpoint["hyper_parameters"], network_weights(checkpoint)
+    with torch.device("meta"):  # costs no memory, whatever sizes the config has
+        check_weights(build_stored(config, "model", trust), weights)
+    denoiser = NetworkDenoiser(*(build_stored(config, part, trust) for part in PATH_GROUPS))
+    denoiser.network.load_state_dict(weights)
     return denoiser.eval()
+
+
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the network's weights, averaged where the run kept an average."""
+    ema = checkpoint["callbacks"].get("ema")
+    average = ema.get("average") if isinstance(ema, Mapping) else None
+    weights = {**checkpoint["state_dict"], **(average if isinstance(average, Mapping) else {})}
+    return {name.removeprefix(NETWORK): w for name, w in weights.items() if name.startswith(NETWORK)}
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError unless the weights are finite, and are those of a network.
+
+    Args:
+        network: of the config; it may be without memory, on torch's meta device.
+        weights: by name.
+    """
+    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise ConfigError(
+            f"the checkpoint's weights are of another network than its config: {name} is "
+            f"{found.get(name, 'missing')}, and in {type(network).__name__} "
+            f"{expected.get(name, 'missing')}: choose another file"
+        )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ConfigError(
+                f"the checkpoint's {name} isn't finite, so that it can make no images: choose an earlier file"
+            )

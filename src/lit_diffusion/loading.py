@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
+from lit_diffusion.common.stored import build_stored
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -113,7 +114,7 @@ def load(cfg: DictConfig) -> Loaded:
     checkpoint = read_checkpoint(path)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
-    denoiser = load_denoiser(checkpoint).to(device)
+    denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
     denoiser.precision = choose_precision(cfg.precision, device)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     return Loaded(
@@ -145,7 +146,9 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     device = choose_device(cfg.device)
     options = plain(cfg.pretrained)
     second, own = options.pop("upscaler"), OmegaConf.create({"sampler": options.pop("sampler")})
-    denoiser = Pretrained(load_pipeline(**options, device=device), cfg.negative_prompt).eval()
+    denoiser = Pretrained(
+        load_pipeline(**options, device=device, trust=cfg.trust), cfg.negative_prompt
+    ).eval()
     sampler = build_sampler(cfg, own)
     if denoiser.learns_variance and isinstance(sampler, Ancestral) and sampler.variance != "learned":
         log.warning("this model learnt the variance of its steps: sampler=ancestral_learned uses it")
@@ -155,9 +158,9 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
             raise ConfigError(
                 f"pretrained.upscaler is given, but {options['path']} takes no prompts: leave it out"
             )
-        second_sampler = instantiate(second.pop("sampler"), _convert_="all")
+        second_sampler = build(second.pop("sampler"), "pretrained.upscaler.sampler")
         guidance, noise_level = Guidance.from_config(second.pop("guidance")), second.pop("noise_level")
-        pipeline = load_pipeline(**second, device=device)
+        pipeline = load_pipeline(**second, device=device, trust=cfg.trust)
         upscaler = Upscaler(denoiser.pipeline, pipeline, second_sampler, guidance, noise_level)
     return Loaded(
         denoiser,
@@ -177,10 +180,10 @@ def choose_guidance(cfg: DictConfig, run_config: DictConfig) -> Guidance:
 
 def build_sampler(cfg: DictConfig, run_config: DictConfig) -> Sampler:
     """Return the config's sampler, or that of the run that trained the model, with the config's steps."""
-    if not (cfg.get("sampler") or run_config.get("sampler")):
+    own, steps = cfg.get("sampler"), {} if cfg.steps is None else {"steps": cfg.steps}
+    if own is not None:
+        both = OmegaConf.create({**run_config, "sampler": own})  # its steps may be the schedule's
+        return build({**plain(both)["sampler"], **steps}, "sampler")
+    if run_config.get("sampler") is None:
         raise ConfigError("sampler is missing: choose one, such as sampler=ddim")
-    both = OmegaConf.create({**run_config, "sampler": cfg.get("sampler") or run_config.sampler})
-    options = plain(both)["sampler"]
-    if cfg.steps is not None:
-        options["steps"] = cfg.steps
-    return instantiate(options, _convert_="all")
+    return build_stored({"sampler": {**plain(run_config)["sampler"], **steps}}, "sampler", cfg.trust)

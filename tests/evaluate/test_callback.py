@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 from commands import TINY
-from hydra.errors import InstantiationException
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.train.run import train
@@ -63,5 +62,5 @@ def test_the_callback_fails_before_training(config):
     options = ["debug=limit", "callbacks=evaluation", *TINY["small_unet"]]
     with pytest.raises(ConfigError, match="Digits has none of its own"):
         train(config(*options))
-    with pytest.raises(InstantiationException, match=r"evaluation\.n is 5"):
+    with pytest.raises(ConfigError, match=r"evaluation\.n is 5"):
         train(config(*options, "callbacks.evaluation.n=5"))

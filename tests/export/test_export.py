@@ -280,7 +280,7 @@ def test_labels_of_the_diffusers_network(saved, exported, tmp_path):
 def test_a_figure_of_an_exported_file(saved, exported):
     options = ["schedule.alpha_end=1", "schedule.sigma_end=0.5", "callbacks=denoiser"]
     ckpt = saved("schedule=single_step", *options)
-    denoiser, _ = load_single_step(exported(ckpt)[0], pure_noise=False)
+    denoiser, _ = load_single_step(exported(ckpt)[0], ["digits.Digits"], "data", pure_noise=False)
     x = start()
     assert torch.equal(denoiser(x, torch.ones(3)).x, denoiser_of(ckpt)(x, torch.ones(3)).x)
 
@@ -338,7 +338,7 @@ def test_safetensors_of_others_are_refused(saved, exported):
     ]
     for wrong in foreign:
         path.write_bytes(wrong)
-        with pytest.raises(ConfigError, match="truncated, or not a checkpoint"):
+        with pytest.raises(ConfigError, match="damaged, or not a checkpoint"):
             read_checkpoint(path)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from commands import DIGITS, ROOT, TINY
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -122,8 +121,8 @@ def test_out_of_distribution_tells_the_error_at_each_level(data, monkeypatch):
             return x_t
 
     denoiser = NetworkDenoiser(Identity(), SingleStep(alpha_end=1.0, sigma_end=1.0), X())
-    monkeypatch.setattr(tutorials, "load_single_step", lambda ckpt, pure_noise: (denoiser, data))
-    figure, _ = tutorials.out_of_distribution("a.ckpt", sigmas=[0.0, 0.5], n=1, n_mean=60, seed=0)
+    monkeypatch.setattr(tutorials, "load_single_step", lambda *given, pure_noise: (denoiser, data))
+    figure, _ = tutorials.out_of_distribution("a.ckpt", [], "data", sigmas=[0.0, 0.5], n=1, n_mean=60, seed=0)
     titles = [axes.get_title() for axes in figure.axes[:2]]
     assert titles[0] == "sigma = 0\nMSE 0.000"
     assert float(titles[1].split()[-1]) == pytest.approx(0.25, abs=0.006)  # 47,000 pixels
@@ -141,8 +140,8 @@ def test_pure_noise_tells_the_distance_to_the_mean_image(data, monkeypatch):
             return mean.expand_as(x_t)
 
     denoiser = NetworkDenoiser(Constant(), SingleStep(alpha_end=0.0, sigma_end=1.0), X())
-    monkeypatch.setattr(tutorials, "load_single_step", lambda ckpt, pure_noise: (denoiser, data))
-    figure, source = tutorials.pure_noise("a.ckpt", n=2, n_mean=10, seed=0)
+    monkeypatch.setattr(tutorials, "load_single_step", lambda *given, pure_noise: (denoiser, data))
+    figure, source = tutorials.pure_noise("a.ckpt", [], "data", n=2, n_mean=10, seed=0)
     assert "training image: 0.0000 on average over 10 outputs" in source
     shown = images_of(figure)
     assert len(shown) == 2 + 3
@@ -236,13 +235,13 @@ def test_progress_names_the_epochs(trained_run):
     ],
 )
 def test_mistakes_are_refused(drawn, name, overrides, says):
-    with pytest.raises((ConfigError, InstantiationException), match=says):
+    with pytest.raises(ConfigError, match=says):
         drawn(name, *overrides)
 
 
 def test_a_figure_of_a_denoiser_wants_a_denoiser(drawn, trained_run):
     ckpt = trained_run("flow_time") / "checkpoints" / "last.ckpt"
-    with pytest.raises((ConfigError, InstantiationException), match=r"was trained with schedule .*Flow"):
+    with pytest.raises(ConfigError, match=r"was trained with schedule .*Flow"):
         drawn("pure_noise", f"ckpt={ckpt}")
 
 

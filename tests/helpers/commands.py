@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 DIGITS = ["data.source._target_=digits.Digits", "data.val_size=60"]
+TRUST = ["trust=[digits.Digits,digits.Mnist,digits.Few,digits.FewSevens]"]  # of checkpoints trained on them
 TINY = {
     "small_unet": ["model.widths=[8,8]", "model.blocks=[1,1]", "model.heads=2", "model.groups=4"],
     "attn_unet": [

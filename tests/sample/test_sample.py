@@ -134,7 +134,9 @@ def test_what_is_half_written_when_a_sampling_is_killed_is_made_again(trained, s
     options = ["gif=false", "batch_size=5", f"out={tmp_path}/again"]
     with pytest.raises(MemoryError):
         sampled(ckpt, *options)
-    (tmp_path / "again" / "partial" / "000000005.npy.partial").write_bytes(b"half")
+    (tmp_path / "again" / "partial" / "000000005.npy.00000000.unfinished_by_lit_diffusion").write_bytes(
+        b"half"
+    )
     (again,) = sampled(ckpt, *options)
     assert again.read_bytes() == whole.read_bytes()
 

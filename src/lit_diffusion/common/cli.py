@@ -74,10 +74,19 @@ def command(verb: str) -> None:
     sys.exit(1 if mistakes else 0)
 
 
+def config_files(group: str) -> list[Path]:
+    """Return a group's files, in conf/ and in the folder of the user's --config-dir."""
+    folders = [CONFIG_DIR]
+    if GlobalHydra.instance().is_initialized():
+        paths = GlobalHydra.instance().config_loader().get_search_path().get_path()
+        folders += [p.path.removeprefix("file://") for p in paths if p.path.startswith("file://")]
+    return sorted({path for folder in folders for path in Path(folder, group).glob("*.yaml")})
+
+
 def check_chosen(cfg: Mapping[str, object], group: str) -> None:
     """Raise ConfigError unless one of the group's choices was made."""
     if cfg.get(group) is None:
-        choices = sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
+        choices = sorted(path.stem for path in config_files(group))
         raise ConfigError(f"{group} is missing: choose {group}=NAME, NAME being one of {', '.join(choices)}")
 
 

@@ -7,22 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from lit_diffusion.common.errors import ConfigError
 
+UNFINISHED = ".unfinished_by_lit_diffusion"  # how the names of files that are being written end
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside the target; once it is written and on the disk, rename it over the target.
+    """Open a new file beside the target; once it is written and on the disk, rename it over the target.
 
-    A process killed at any moment leaves the old file or the new one, never half of one.
+    A process killed at any moment leaves the old file or the new one, never half of one. The new file's
+    name is its own, and a link in the target's place is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}{UNFINISHED}")
     try:
-        with unfinished.open("wb") as file:
+        with unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -54,21 +58,29 @@ def make_folder(path: str | Path, name: str = "out") -> Path:
     Raises:
         ConfigError: the folder can't be made, or can't be written to.
     """
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise ConfigError(f"{name} is {path!r}: give the path of a folder")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        links = [child.name for child in folder.iterdir() if child.is_symlink()]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"{name} is {path}, which can't be made ({error.strerror}): choose another folder"
+            f"{name} is {path}, which can't be made ({reason}): choose another folder"
         ) from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{name} is {path}, which can't be written to: choose another folder")
+    if links:
+        raise ConfigError(
+            f"{name} is {path}, where {links[0]} is a link to elsewhere: choose another folder, or remove it"
+        )
     return folder
 
 
 @contextmanager
 def locked(folder: Path, task: str) -> Iterator[None]:
-    """Keep other processes out of the folder while inside.
+    """Keep other processes out of the folder while inside; remove what one that was killed left unfinished.
 
     Raises:
         ConfigError: another process is at work there; ``task`` says what it does.
@@ -79,6 +91,8 @@ def locked(folder: Path, task: str) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"another {task} is at work in {folder}: choose another out") from None
     try:
+        for unfinished in folder.rglob(f"*{UNFINISHED}"):
+            unfinished.unlink()
         yield
     finally:
         lock.release()

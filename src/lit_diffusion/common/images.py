@@ -11,6 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.files import atomic_write
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -53,14 +54,15 @@ def grid(x: Tensor, columns: int) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> Path:
-    """Write the image, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    """Write the image, whole or not at all, making its folder if need be."""
+    with atomic_write(path) as file:
+        image.save(file, "PNG")
     return path
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 80) -> Path:
     """Write an endless GIF that rests on its last frame for a second and a half."""
     durations = [milliseconds] * (len(frames) - 1) + [1500]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with atomic_write(path) as file:
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return path

@@ -4,15 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from lit_diffusion.common.build import build
 from lit_diffusion.common.cli import check_chosen
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError, check_installed, check_whole_number
-from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, load_png, save_png
 from lit_diffusion.common.log import log
+from lit_diffusion.common.stored import build_data
 from lit_diffusion.data.datamodule import validation_images
 from lit_diffusion.edit.context import EditContext
 from lit_diffusion.loading import Loaded, load
@@ -46,11 +48,12 @@ def edit(cfg: DictConfig) -> list[Path]:
     context = EditContext(
         loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
     )
-    apply = instantiate(cfg.edit, _partial_=True, _convert_="all")
+    apply = build({**plain(cfg.edit), "_partial_": True}, "edit")
     with torch.no_grad():
         figure, images = apply(context)
     path = folder / f"{cfg.edit._target_.rpartition('.')[2]}.png"
-    figure.savefig(path, dpi=cfg.dpi)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=cfg.dpi)
     return [path, save_png(grid(images, min(len(images), 10)), folder / "result.png")]
 
 
@@ -64,7 +67,7 @@ def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
     if loaded.config is None:
         raise ConfigError("input is missing: give input=PATH, a picture to edit")
     indices = list(cfg.image) if isinstance(cfg.image, ListConfig) else [cfg.image]
-    data = instantiate(loaded.config.data, _convert_="all")
+    data = build_data(loaded.config, cfg.data_root, cfg.trust)
     if not indices:
         raise ConfigError("image is an empty list: choose at least one number")
     for index in indices:

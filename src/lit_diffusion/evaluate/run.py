@@ -7,15 +7,16 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import wandb
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log, log_table
+from lit_diffusion.common.stored import stored_source
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
 from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
@@ -42,7 +43,7 @@ class EvaluatorCache:
     def get(self, source: dict[str, Any], **options: Any) -> Evaluator:
         """Return the evaluator of a source, given by its config, with options of ``build_evaluator``."""
         if self._settings != (source, options):
-            self._evaluator = build_evaluator(instantiate(source), **options)
+            self._evaluator = build_evaluator(build(source, "data.source"), **options)
             self._settings = source, options
         return self._evaluator
 
@@ -211,13 +212,14 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
 
 def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
     """Return the evaluator of the config's data, or of those that a model was trained on."""
-    data = cfg.get("data") or (trained.data if trained else None)
-    if not data:
+    if cfg.get("data"):
+        source = plain(cfg.data.source)
+    elif trained:
+        source = stored_source(trained, trust=cfg.trust)
+    else:
         raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
     options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}
-    return evaluators.get(
-        plain(data.source), seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options
-    )
+    return evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
 
 
 def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
@@ -249,8 +251,8 @@ def record(cfg: DictConfig, result: Result) -> None:
     numbers = {**result.scores, **{f"floor_{name}": score for name, score in result.floor.items()}}
     if result.cost:
         numbers |= {k: v for k, v in vars(result.cost).items() if not isinstance(v, str)}
-    for logger in cfg.logger.values():
-        logger = instantiate(logger, _convert_="all")
+    for name, logger in cfg.logger.items():
+        logger = build(logger, f"logger.{name}")
         logger.log_hyperparams(plain(cfg))
         logger.log_metrics({f"eval/{name}": value for name, value in numbers.items()})
         logger.finalize("success")

@@ -48,7 +48,7 @@ def export(cfg: DictConfig) -> list[Path]:
         )
     check_installed(f"format={cfg.format} needs", PACKAGES[cfg.format], extra="export")
     checkpoint = read_checkpoint(cfg.ckpt)
-    denoiser, hyper_parameters = load_denoiser(checkpoint), checkpoint["hyper_parameters"]
+    denoiser, hyper_parameters = load_denoiser(checkpoint, cfg.trust), checkpoint["hyper_parameters"]
     out = make_folder(cfg.out)
     if cfg.format == "safetensors":
         return [save_safetensors(denoiser, hyper_parameters, cfg.dtype, out)]
@@ -56,7 +56,7 @@ def export(cfg: DictConfig) -> list[Path]:
         return [save_onnx(denoiser, hyper_parameters, out)]
     from lit_diffusion.interop.diffusers_folder import save_folder
 
-    return save_folder(denoiser, hyper_parameters, out)
+    return save_folder(denoiser, hyper_parameters, out, cfg.trust)
 
 
 def save_safetensors(

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lit_diffusion.common import rng
+from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
@@ -36,7 +36,7 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     check_recipe(cfg)
     device = choose_device(cfg.device)
     path = make_folder(cfg.out) / "features.safetensors"
-    source = instantiate(cfg.data.source)
+    source = build(cfg.data.source, "data.source")
     source.prepare()
     network = plain(cfg.network)
     with torch.random.fork_rng():

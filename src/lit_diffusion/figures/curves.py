@@ -58,9 +58,9 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for _, folder in runs)}"
 
 
-def nfe(run: str | None) -> tuple[Figure, str]:
+def nfe(run: Runs) -> tuple[Figure, str]:
     """Draw FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
-    if run is None or not is_study(run):
+    if not isinstance(run, str) or not is_study(run):
         raise ConfigError(
             f"run is {run}: give run=DIR, the folder of a finished study, study=nfe for example"
         )

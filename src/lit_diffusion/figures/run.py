@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lit_diffusion.common.build import build
 from lit_diffusion.common.cli import check_chosen
 from lit_diffusion.common.errors import check_installed, check_whole_number
-from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 
 
@@ -31,7 +31,8 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     folder = make_folder(cfg.out)
-    figure, source = instantiate(cfg.figure, _convert_="all")
+    figure, source = build(cfg.figure, "figure")
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
-    figure.savefig(path, dpi=cfg.dpi)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=cfg.dpi)
     return path, source

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -16,9 +14,10 @@ from lit_diffusion.common.images import to_float
 from lit_diffusion.common.loggers import METRICS
 from lit_diffusion.common.panels import panels
 from lit_diffusion.common.rng import ImageNoise
+from lit_diffusion.common.stored import build_data
 from lit_diffusion.data.datamodule import ImageDataModule, validation_images
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
-from lit_diffusion.figures.curves import read_metrics
+from lit_diffusion.figures.curves import Runs, read_metrics
 from lit_diffusion.schedules import Schedule, SingleStep
 
 
@@ -57,10 +56,16 @@ def noise_levels(data: ImageDataModule, sigmas: Sequence[float], n: int, seed: i
 
 
 def out_of_distribution(
-    ckpt: str | None, sigmas: Sequence[float], n: int, n_mean: int, seed: int
+    ckpt: str | None,
+    trust: Sequence[str],
+    root: str,
+    sigmas: Sequence[float],
+    n: int,
+    n_mean: int,
+    seed: int,
 ) -> tuple[Figure, str]:
     """Draw a single-step denoiser's estimates at noise levels that it was and wasn't trained on."""
-    denoiser, data = load_single_step(ckpt, pure_noise=False)
+    denoiser, data = load_single_step(ckpt, trust, root, pure_noise=False)
     x = validation_images(data, max(n, n_mean))
     noise = standard_normal(x, seed)
     noisy = [x + 2 * sigma * noise for sigma in sigmas]  # sigma is for images in [0, 1], ours span 2
@@ -72,9 +77,11 @@ def out_of_distribution(
     return figure, f"from {ckpt}; MSE, of images in [0, 1], is the mean over {len(x)} validation images"
 
 
-def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure, str]:
+def pure_noise(
+    ckpt: str | None, trust: Sequence[str], root: str, n: int, n_mean: int, seed: int
+) -> tuple[Figure, str]:
     """Draw a single-step denoiser's estimates of noise alone, and the mean of its training images."""
-    denoiser, data = load_single_step(ckpt, pure_noise=True)
+    denoiser, data = load_single_step(ckpt, trust, root, pure_noise=True)
     data.prepare_data()
     data.setup("fit")
     train = to_float(data.train_set.tensors[0])
@@ -92,7 +99,7 @@ def pure_noise(ckpt: str | None, n: int, n_mean: int, seed: int) -> tuple[Figure
     )
 
 
-def progress(run: str | None) -> tuple[Figure, str]:
+def progress(run: Runs) -> tuple[Figure, str]:
     """Draw the grids of a run from the first to the last: side by side, wide ones one below the other."""
     if not isinstance(run, str):
         raise ConfigError(f"run is {run}: this figure shows one run, run=DIR, a folder under outputs/train/")
@@ -114,20 +121,22 @@ def progress(run: str | None) -> tuple[Figure, str]:
     return figure, f"from {', '.join(map(str, paths))}"
 
 
-def load_single_step(ckpt: str | None, pure_noise: bool) -> tuple[NetworkDenoiser, ImageDataModule]:
-    """Load the single-step denoiser of a checkpoint, and the data that it was trained on."""
+def load_single_step(
+    ckpt: str | None, trust: Sequence[str], root: str, pure_noise: bool
+) -> tuple[NetworkDenoiser, ImageDataModule]:
+    """Load the single-step denoiser of a checkpoint, and the data that it was trained on, from ``root``."""
     experiment = "denoise_pure_noise" if pure_noise else "denoise_sigma05"
     if ckpt is None:
         raise ConfigError(f"this figure shows a trained denoiser: give ckpt=PATH, of experiment={experiment}")
     contents = read_checkpoint(ckpt)
-    denoiser = load_denoiser(contents)
+    denoiser = load_denoiser(contents, trust)
     schedule = denoiser.schedule
     if not isinstance(schedule, SingleStep) or pure_noise != (schedule.alpha_end == 0):
         raise ConfigError(
             f"ckpt {ckpt} was trained with schedule {contents['hyper_parameters']['schedule']}, but this "
             f"figure shows a denoiser such as experiment={experiment} trains"
         )
-    return denoiser, instantiate(OmegaConf.create(contents["hyper_parameters"]).data, _convert_="all")
+    return denoiser, build_data(contents["hyper_parameters"], root, trust)
 
 
 @torch.no_grad()

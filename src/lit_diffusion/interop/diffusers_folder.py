@@ -1,5 +1,6 @@
 """From a checkpoint to a folder that diffusers loads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,9 @@ from diffusers import (
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from hydra.utils import instantiate
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.stored import build_stored
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.interop.diffusers_unet import LitUNet
 from lit_diffusion.predictions import Eps, V, Velocity, X
@@ -23,7 +24,9 @@ from lit_diffusion.schedules import DiscreteSchedule, Flow
 PREDICTION_TYPES = {Eps: "epsilon", X: "sample", V: "v_prediction"}
 
 
-def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: Path) -> list[Path]:
+def save_folder(
+    denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: Path, trust: Sequence[str] = ()
+) -> list[Path]:
     """Write the denoiser as diffusers' parts.
 
     A chain becomes a DDPMPipeline if the checkpoint's sampler is ancestral, and a DDIMPipeline
@@ -33,6 +36,12 @@ def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out
     A flow becomes a FlowMatchEulerDiscreteScheduler, whose sigma is our t and whose timestep is 1000 t,
     and a network; diffusers has no pipeline for the two. Its scheduler can't clip.
 
+    Args:
+        denoiser: with trained weights.
+        hyper_parameters: of its checkpoint.
+        out: the folder.
+        trust: as in ``build_stored``.
+
     Returns:
         The files written: model_index.json of a pipeline, and what is in scheduler/ and unet/.
 
@@ -41,6 +50,7 @@ def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out
     """
     check_exportable(denoiser)
     data = hyper_parameters["data"]
+    LitUNet.trust = tuple(trust)
     unet = LitUNet(hyper_parameters["model"], data["channels"], data["image_size"])
     unet.network = denoiser.network
     (out / "model_index.json").unlink(missing_ok=True)  # of a chain, where a flow is written now
@@ -48,7 +58,7 @@ def save_folder(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out
         FlowMatchEulerDiscreteScheduler().save_pretrained(out / "scheduler")
         unet.save_pretrained(out / "unet")
     else:
-        sampler = instantiate(hyper_parameters["sampler"], _convert_="all")
+        sampler = build_stored(hyper_parameters, "sampler", trust)
         pipeline(unet, denoiser, cast(DiscreteSchedule, denoiser.schedule), sampler).save_pretrained(out)
     return [path for part in ("model_index.json", "scheduler/*", "unet/*") for path in sorted(out.glob(part))]
 

@@ -4,18 +4,22 @@ diffusers imports no class that it doesn't know, whatever a folder names; before
 folder, import this module.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from hydra.utils import instantiate
 from torch import Tensor
+
+from lit_diffusion.common.stored import build_stored, check_plain
 
 
 class LitUNet(ModelMixin, ConfigMixin):
-    """Any network, rebuilt from its config; it names classes, so load only folders that you trust.
+    """Any network, rebuilt from its config.
+
+    Attributes:
+        trust: full names of networks that may be built besides those that conf/model/ names.
 
     Args:
         network_config: of the network, its class under ``_target_``.
@@ -23,10 +27,13 @@ class LitUNet(ModelMixin, ConfigMixin):
         sample_size: height and width of an image.
     """
 
+    trust: ClassVar[tuple[str, ...]] = ()
+
     @register_to_config
     def __init__(self, network_config: dict[str, Any], in_channels: int, sample_size: int):
         super().__init__()
-        self.network = instantiate(network_config, _convert_="all")
+        check_plain(network_config, "the folder")
+        self.network = build_stored({"model": network_config}, "model", self.trust)
 
     def forward(
         self,

@@ -9,11 +9,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import lit_diffusion.interop.diffusers_unet  # noqa: F401, so that folders exported from here load too
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.rng import ImageNoise, key_to_seed
 from lit_diffusion.denoiser import Condition, NetworkDenoiser
 from lit_diffusion.guidance import Guidance
+from lit_diffusion.interop.diffusers_unet import LitUNet
 from lit_diffusion.predictions import Eps, Prediction, V, X
 from lit_diffusion.samplers.base import AfterStep, Sampler
 from lit_diffusion.schedules import DiscreteSchedule
@@ -209,6 +209,7 @@ def load_pipeline(
     offload: bool,
     options: Mapping[str, Any],
     device: torch.device,
+    trust: Sequence[str] = (),
 ) -> DiffusionPipeline:
     """Load a pipeline from a folder, or by its name from the Hugging Face hub.
 
@@ -219,6 +220,7 @@ def load_pipeline(
         offload: keep only the part at work on the GPU, the others in main memory.
         options: for ``DiffusionPipeline.from_pretrained``.
         device: where it works.
+        trust: full names of networks that a folder exported from here may name besides those in conf/model/.
 
     Raises:
         ConfigError: there is no such pipeline, or it can't be had.
@@ -229,6 +231,7 @@ def load_pipeline(
         )
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ConfigError(f"pretrained.dtype is {dtype}: choose float32, float16 or bfloat16")
+    LitUNet.trust = tuple(trust)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             path, dtype=getattr(torch, dtype), variant=variant, **options

@@ -10,7 +10,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion.checkpoint import build_denoiser
+from lit_diffusion.common.build import TARGET, nodes
 from lit_diffusion.common.cli import composed
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.evaluate.run import check_evaluation, with_all_labels
@@ -75,6 +77,7 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
         evaluation.out = str(out / "evaluations" / name)
         return Run(choice, seed, None, evaluation)
     training = composed("train", [*cfg.study.train, *own_training, f"seed={seed}"])
+    evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
     overrides = [*own_evaluation, *own_training, f"seed={seed}"]
     name = folder_name(overrides, evaluation, training, hashes(evaluation))
@@ -89,6 +92,7 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
     """Return the config of a run's evaluation; what it evaluates is still open."""
     own = cfg.study.choices[choice] or {}
     evaluation = composed("evaluate", [*cfg.study.evaluate, *own.get("evaluate", []), f"seed={seed}"])
+    evaluation.trust = [*cfg.trust, *evaluation.trust]
     check_evaluation(evaluation)
     if evaluation.samples and len(cfg.seeds) > 1:
         raise ConfigError(f"{choice} has samples, which no seed changes: choose seeds=[0]")
@@ -99,6 +103,12 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
                 f"{evaluation[SWITCHES[score]]}: change one of them"
             )
     return evaluation
+
+
+def named_classes(training: DictConfig) -> list[str]:
+    """Return the full names of the classes that a training's checkpoint will name."""
+    parts = (plain(training)[part] for part in ("model", "schedule", "prediction", "sampler", "data"))
+    return [node[TARGET] for part in parts for _, node in nodes(part, "")]
 
 
 def weights_sha256(evaluation: DictConfig) -> str:

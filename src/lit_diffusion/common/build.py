@@ -1,0 +1,159 @@
+"""Build an object from its config: a class by its name, with arguments that its constructor takes."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lit_diffusion.common.errors import ConfigError, is_number
+
+TARGET = "_target_"  # the key that names the class, or the function
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def build(config: DictConfig | Mapping[str, Any] | None, key: str) -> Any:
+    """Return what a config describes, with the objects nested in it.
+
+    Args:
+        config: the class's full name under ``_target_``, and its arguments.
+        key: where the config stands, for the errors.
+
+    Raises:
+        ConfigError: no such class, an argument that it doesn't take, lacks or refuses.
+    """
+    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    if not isinstance(plain, Mapping) or TARGET not in plain:
+        raise ConfigError(f"{key} is {plain}: choose {key}=NAME, or leave it as it was")
+    for name, node in nodes(plain, key):
+        check_arguments(callable_of(node[TARGET], name), node, name)
+    try:
+        return instantiate(dict(plain), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise refused(key, error.__cause__ or error) from error
+
+
+def refused(key: str, error: BaseException) -> ConfigError:
+    """Return the ConfigError for a config that a library refuses in words of its own."""
+    return ConfigError(f"{key} can't work: {' '.join(str(error).split()).rstrip('.')}")
+
+
+def nodes(config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every part of a config that names a class, the inner ones first, with its key."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from nodes(value, f"{key}.{name}")
+        if TARGET in config:
+            yield key, cast(dict[str, Any], config)
+    elif isinstance(config, (list, tuple)):
+        for number, value in enumerate(config):
+            yield from nodes(value, f"{key}[{number}]")
+
+
+def callable_of(name: Any, key: str) -> Callable[..., Any]:
+    """Return the class or the function of this full name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        found = get_object(name)
+    except Exception as error:  # an import can raise anything
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{key}.{TARGET} is {name}, which can't be imported ({reason}): give the full name of a class"
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"{key}.{TARGET} is {name}, which is no class: give the full name of one")
+    return found
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:
+    """Raise ConfigError unless a class, or a function, takes these arguments.
+
+    Values are compared with the annotations; those that are built from a config of their own aren't.
+
+    Args:
+        function: the class or function.
+        arguments: by name; names that begin with an underscore are Hydra's.
+        key: what the arguments are of.
+    """
+    parameters = inspect.signature(function).parameters
+    hints = hints_of(function)
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, value in arguments.items():
+        if name.startswith("_"):
+            continue
+        if name not in parameters and not anything:
+            raise ConfigError(
+                f"{key}.{name} is set, but {function.__name__} takes no {name}: leave it out, ~{key}.{name}"
+            )
+        if name in hints and not fits(value, hints[name]):
+            raise ConfigError(f"{key}.{name} is {value}: choose {in_words(hints[name])}")
+    if not arguments.get("_partial_", False):
+        for name, parameter in parameters.items():
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and parameter.default is parameter.empty and name not in arguments:
+                raise ConfigError(f"{key}.{name} is missing: give {key}.{name}=VALUE")
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a class's or a function's arguments, none if they can't be resolved."""
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        return get_type_hints(target.func if isinstance(target, partial) else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value, as yaml has it, is of an annotated type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or (isinstance(value, Mapping) and TARGET in value):
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if hint is float:
+        return is_number(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return isinstance(value, (list, tuple)) and fits_elements(value, origin, args)
+    return not isinstance(value, (int, float, str, list, tuple, NoneType)) or not inspect.isclass(hint)
+
+
+def fits_elements(values: Sequence[Any], origin: type, args: tuple[Any, ...]) -> bool:
+    """Return whether a list's elements are of the annotated types."""
+    if origin is tuple and (len(args) < 2 or args[1] is not Ellipsis):
+        return len(values) == len(args) and all(map(fits, values, args))
+    return all(fits(value, args[0]) for value in values) if args else True
+
+
+def in_words(hint: Any) -> str:
+    """Return an annotated type in words, as what to choose."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        names = [name for arg in args if get_origin(arg) is Literal for name in get_args(arg)]
+        others = [in_words(arg) for arg in args if get_origin(arg) is not Literal]
+        return " or ".join(dict.fromkeys([*([in_words(Literal[*names])] if names else []), *others]))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin is tuple and Ellipsis not in args:
+        return f"a list of {len(args)}: {', '.join(in_words(arg) for arg in args)}"
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list, each {in_words(args[0])}" if args else "a list"
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a group of keys"
+    return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")

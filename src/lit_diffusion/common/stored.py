@@ -1,0 +1,122 @@
+"""Configs that were stored in a file. The file may be a stranger's, so they are data and never code.
+
+What a stored config may build are the classes that conf/ names, and those that the user trusts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lit_diffusion.common.build import TARGET, build, nodes
+from lit_diffusion.common.cli import composed, config_files
+from lit_diffusion.common.configs import plain
+from lit_diffusion.common.errors import ConfigError
+
+
+def check_plain(config: Any, name: str) -> None:
+    """Raise ConfigError for a stored config with an interpolation, which looks up things of this machine."""
+    for key, text in texts(config, "config"):
+        if "${" in text:
+            raise ConfigError(
+                f"{name} has {key} {text!r}, which would be looked up on this machine: choose another file"
+            )
+
+
+def texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested dicts and lists, the names in dicts too, with its place."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield key, str(name)
+            yield from texts(inner, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from texts(inner, f"{key}[{number}]")
+
+
+def build_stored(config: Mapping[str, Any], part: str, trust: Sequence[str] = ()) -> Any:
+    """Return a part of a stored config, built.
+
+    Args:
+        config: the stored config.
+        part: model, schedule, prediction, sampler or data.
+        trust: full names of classes that may be built besides those that conf/ names.
+
+    Raises:
+        ConfigError: the part names another class, or a value that its class doesn't take.
+    """
+    if config.get(part) is None:
+        raise ConfigError(f"the checkpoint has no {part}: choose another checkpoint")
+    node = plain(config[part]) if isinstance(config[part], DictConfig) else config[part]
+    check_names(node, part, trust)
+    return build(node, part)
+
+
+def build_data(config: Mapping[str, Any], root: str | None = None, trust: Sequence[str] = ()) -> Any:
+    """Return the DataModule of a stored config; its files lie where ``stored_source`` says.
+
+    Raises:
+        ConfigError: as in ``build_stored``.
+    """
+    data = {**config["data"], "source": stored_source(config, root, trust)}
+    return build_stored({"data": data}, "data", trust)
+
+
+def stored_source(
+    config: Mapping[str, Any], root: str | None = None, trust: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the config of the images that a checkpoint was trained on: their class, and where they are here.
+
+    Args:
+        config: the stored config.
+        root: the folder of their files; None: the one in conf/data.
+        trust: as in ``build_stored``.
+
+    Raises:
+        ConfigError: a class that isn't trusted.
+    """
+    source = config["data"].get("source")
+    source = plain(source) if isinstance(source, DictConfig) else source
+    check_names(source, "data.source", trust)
+    name = next((p.stem for p in config_files("data") if source_class(p) == source[TARGET]), None)
+    if name:
+        source = plain(composed("evaluate", [f"data={name}"]).data.source)
+    elif "root" in source:
+        source = {**source, "root": "data"}
+    return {**source, "root": root} if root and "root" in source else source
+
+
+def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:
+    """Raise ConfigError unless a stored part names the classes that conf/ names, or that the user trusts."""
+    part = key.partition(".")[0]
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise ConfigError(f"the checkpoint's {key} is {node}, which no run writes: choose another file")
+    for inner, config in nodes(node, key):
+        name = config[TARGET]
+        if inner not in (part, "data.source") or [k for k in config if k[:1] == "_" and k != TARGET]:
+            raise ConfigError(
+                f"the checkpoint's {inner} is {config}, which no run writes: choose another file"
+            )
+        if name not in known_names(part) and name not in trust:
+            raise ConfigError(
+                f"the checkpoint's {inner} is {name}, which conf/{part}/ doesn't name and which may do "
+                f"anything: if you trust whoever made the file, give trust=[{name}]"
+            )
+
+
+def known_names(part: str) -> set[str]:
+    """Return the full names of the classes that a group's files in conf/ name, the user's own among them."""
+    return {node[TARGET] for path in config_files(part) for _, node in nodes(read_yaml(path), part)}
+
+
+def source_class(path: Path) -> str | None:
+    """Return the full name of the class of images that a file in conf/data names, if it names one."""
+    return read_yaml(path).get("source", {}).get(TARGET)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a yaml file holds, without looking up its interpolations."""
+    return OmegaConf.to_container(OmegaConf.load(path))
