@@ -1,5 +1,6 @@
 from copy import deepcopy
 from functools import cache, partial
+from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -25,12 +26,16 @@ def composed_once(config_name: str, overrides: tuple[str, ...]):
 
 @pytest.fixture
 def config(tmp_path):
-    """config(*overrides): the training config as the command line would compose it, on real digits."""
+    """config(*overrides): the training config as the command line would compose it, on real digits.
+
+    Its folder is tmp_path, that of a second run below it.
+    """
 
     def composed(*overrides: str, config_name: str = "train"):
         cfg = deepcopy(composed_once(config_name, overrides))
         if not any(override.startswith("out=") for override in overrides):
-            cfg.out = str(tmp_path)
+            taken = config_name == "train" and cfg.ckpt is None and (tmp_path / "checkpoints").exists()
+            cfg.out = mkdtemp(prefix="run-", dir=tmp_path) if taken else str(tmp_path)
         return cfg
 
     return composed

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,8 +173,9 @@ def test_pictures_come_after_the_epochs_asked_for_and_at_the_end(config, tmp_pat
 def test_a_grid_stacks_its_seeds(config, tmp_path):
     def grid(seeds):
         options = ["debug=limit", "optimizer.lr=0", f"callbacks.samples.seeds={seeds}"]
-        train(config(*options, *TINY["small_unet"]))
-        return np.asarray(Image.open(tmp_path / "samples" / "grid_step_000003.png"))
+        _, objects = train(config(*options, *TINY["small_unet"]))
+        folder = Path(objects["trainer"].default_root_dir)
+        return np.asarray(Image.open(folder / "samples" / "grid_step_000003.png"))
 
     both, first, second = grid("[7,8]"), grid("[7]"), grid("[8]")
     assert np.array_equal(both, np.concatenate([first[:-2], second]))  # two pixels of frame are shared

@@ -161,9 +161,12 @@ def test_train_returns_the_metric_that_a_sweeper_optimises(config):
     assert main(config(*options, *TINY["small_unet"])) is None
 
 
-def test_a_second_run_in_a_folder_keeps_the_metrics_of_the_first(config, tmp_path):
-    for _ in range(3):
-        train(config("debug=limit", "callbacks.samples=null", *TINY["small_unet"]))
+def test_a_run_that_goes_on_in_its_folder_keeps_its_earlier_metrics(config, tmp_path):
+    ckpt = []
+    for epochs in (1, 2, 3):
+        options = ["debug=limit", "callbacks.samples=null", f"trainer.max_epochs={epochs}", *ckpt]
+        train(config(*options, *TINY["small_unet"]))
+        ckpt = [f"ckpt={tmp_path}/checkpoints/last.ckpt"]
     files = sorted((tmp_path / "csv").glob("metrics*"))
     assert [f.name for f in files] == ["metrics.csv", "metrics_0.csv", "metrics_1.csv"]
     assert files[0].read_text().splitlines()[0] == files[1].read_text().splitlines()[0]
@@ -194,8 +197,9 @@ def test_grids_show_the_same_noise_getting_better(config, tmp_path):
     train(config(*options, "trainer.max_epochs=2"))
     first, second = (tmp_path / "samples" / f"grid_step_{s:06d}.png" for s in (3, 6))
     assert first.read_bytes() == second.read_bytes()
-    train(config(*options, "callbacks.samples.seeds=[1]"))
-    assert first.read_bytes() != second.read_bytes()
+    train(config(*options, "callbacks.samples.seeds=[1]", f"out={tmp_path}/other"))
+    other = tmp_path / "other" / "samples" / first.name
+    assert first.read_bytes() != other.read_bytes()
 
 
 def test_trajectory_shows_noise_first_and_the_sample_last(config, tmp_path):

@@ -1,13 +1,18 @@
 """Weights & Biases, with or without a key, with or without a network; and a plain csv file."""
 
+import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_diffusion.common.files import atomic_write
 from lit_diffusion.common.log import log
 
 METRICS = "csv/metrics.csv"  # in a run's folder
@@ -49,7 +54,34 @@ def csv_logger(save_dir: str) -> CSVLogger:
     path = Path(save_dir, METRICS)
     if rank_zero_only.rank == 0 and path.is_file():
         path.rename(path.with_name(f"metrics_{len(earlier_metrics(path))}.csv"))
-    return CSVLogger(save_dir, name="csv", version="")
+    return MetricsLogger(save_dir, name="csv", version="")
+
+
+class MetricsWriter(ExperimentWriter):
+    """Writes metrics.csv; a new column, for which the file is written anew, can't empty it."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path, text = Path(self.metrics_file_path), io.StringIO(newline="")
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        writer = csv.DictWriter(text, fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())
+
+
+class MetricsLogger(CSVLogger):
+    """Lightning's CSVLogger with our writer."""
+
+    _experiment: Any
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = MetricsWriter(self.log_dir)
+        return self._experiment
 
 
 def earlier_metrics(path: Path) -> list[Path]:

@@ -134,7 +134,7 @@ def read_metrics(run: str | None) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for part in (*earlier_metrics(path), path):
         with part.open(newline="") as file:
-            later = list(csv.DictReader(file))
+            later = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]  # whole ones
         start = int(later[0]["step"]) if later else math.inf
         rows = [row for row in rows if int(row["step"]) < start] + later
     return rows

@@ -107,7 +107,7 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
 
 def named_classes(training: DictConfig) -> list[str]:
     """Return the full names of the classes that a training's checkpoint will name."""
-    parts = (plain(training)[part] for part in ("model", "schedule", "prediction", "sampler", "data"))
+    parts = (plain(training[part]) for part in ("model", "schedule", "prediction", "sampler", "data"))
     return [node[TARGET] for part in parts for _, node in nodes(part, "")]
 
 

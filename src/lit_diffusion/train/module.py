@@ -133,11 +133,24 @@ class LitDiffusion(L.LightningModule):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if not self.lr_scheduler:
             return optimizer
-        scheduler, options = self.lr_scheduler["scheduler"], {}
-        wants_length = "total_steps" in inspect.signature(scheduler).parameters
-        if wants_length and "total_steps" not in scheduler.keywords:
-            options["total_steps"] = self._run_length(self.lr_scheduler.get("interval", "epoch"))
-        return [optimizer], [{**self.lr_scheduler, "scheduler": scheduler(optimizer, **options)}]
+        length = self._run_length(self.lr_scheduler.get("interval", "epoch")) if self._wants_length() else 0
+        return [optimizer], [{**self.lr_scheduler, "scheduler": self.build_scheduler(optimizer, length)}]
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+        """Return the learning-rate schedule of an optimizer, of a run so long; None for none."""
+        if not self.lr_scheduler:
+            return None
+        options = {"total_steps": total_steps} if self._wants_length() else {}
+        return self.lr_scheduler["scheduler"](optimizer, **options)
+
+    def _wants_length(self) -> bool:
+        """Return whether the learning-rate schedule is to be told the run's length."""
+        if not self.lr_scheduler:
+            return False
+        scheduler = self.lr_scheduler["scheduler"]
+        return "total_steps" in inspect.signature(scheduler).parameters and (
+            "total_steps" not in scheduler.keywords
+        )
 
     def _run_length(self, interval: str) -> int:
         """Return the run's optimizer steps, or its epochs, the last one perhaps incomplete."""

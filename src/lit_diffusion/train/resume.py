@@ -8,10 +8,17 @@ from lit_diffusion.checkpoint import PATH_GROUPS
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
-ORDER = {  # what decides which images come next, after the checkpoint's number of steps
-    "data": ("batch_size", "train_size", "val_size", "shuffle", "seed"),
+# What must be as it was: the meaning of the weights, the order of the images, the noise, and what made the
+# optimizer's state.
+SAME: dict[str, tuple[str, ...] | None] = {  # keys of a group; None: all
+    **dict.fromkeys(PATH_GROUPS),
+    "data": ("source._target_", "batch_size", "train_size", "val_size", "shuffle", "seed"),
+    "module": ("seed", "fixed_noise"),
+    "optimizer": None,
+    "lr_scheduler": None,
     "trainer": ("accumulate_grad_batches", "limit_train_batches", "devices"),
 }
+RUN = ("loops", "optimizer_states", "lr_schedulers", "global_step")  # in a checkpoint of a training
 
 
 def epochs_trained(checkpoint: dict[str, Any]) -> int:
@@ -20,18 +27,21 @@ def epochs_trained(checkpoint: dict[str, Any]) -> int:
 
 
 def has_ended(cfg: DictConfig, checkpoint: dict[str, Any]) -> bool:
-    """Return whether the checkpoint's run has trained all the epochs of the config."""
-    return 0 <= cfg.trainer.max_epochs <= epochs_trained(checkpoint)
+    """Return whether the checkpoint's run has trained all the epochs, or steps, of the config."""
+    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
+    return 0 <= (-1 if epochs is None else epochs) <= epochs_trained(checkpoint) or (
+        0 <= steps <= checkpoint["global_step"]
+    )
 
 
 def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> None:
     """Check that a run with this config can go on from the checkpoint.
 
     Raises:
-        ConfigError: another network, schedule or prediction; another order of the images; no epochs left to
-            train; or a file of weights alone.
+        ConfigError: a value in ``SAME`` that isn't what it was; nothing left to train; or a file of weights
+            alone.
     """
-    if "loops" not in checkpoint:
+    if not {*RUN} <= {*checkpoint}:
         raise ConfigError(
             f"ckpt {path} holds weights alone, without the optimizer's state: to go on with a run, give its "
             "last.ckpt"
@@ -40,17 +50,25 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
     then = checkpoint["hyper_parameters"]
     if has_ended(cfg, checkpoint):
         raise ConfigError(
-            f"ckpt {path} has trained {epochs_trained(checkpoint)} epochs already, and trainer.max_epochs is "
-            f"{now['trainer']['max_epochs']}: choose more"
+            f"ckpt {path} has trained {epochs_trained(checkpoint)} epochs already, "
+            f"{checkpoint['global_step']} steps, and trainer.max_epochs is {cfg.trainer.max_epochs} and "
+            f"trainer.max_steps {cfg.trainer.max_steps}: choose more"
         )
     changes = [
-        f"{group}.{key} was {then[group].get(key)} and is {now[group].get(key)}"
-        for group, keys in {**dict.fromkeys(PATH_GROUPS), **ORDER}.items()
-        for key in keys or sorted({*then[group], *now[group]})
-        if then[group].get(key) != now[group].get(key)
+        f"{group}.{key} was {values[0]} and is {values[1]}"
+        for group, keys in SAME.items()
+        for key in keys or sorted({*then.get(group, {}), *now[group]})
+        if (values := [value_at(config, f"{group}.{key}") for config in (then, now)])[0] != values[1]
     ]
     if changes:
         raise ConfigError(
             f"ckpt {path} can't go on with this config ({'; '.join(changes)}): give the overrides of the "
             "run that made it, which its folder keeps in .hydra/overrides.yaml"
         )
+
+
+def value_at(config: Any, key: str) -> Any:
+    """Return the value of a nested key, such as data.source._target_; None if there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config

@@ -3,6 +3,8 @@
 import logging
 import subprocess
 import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
-from lit_diffusion.common.build import build
+from lit_diffusion.common.build import build, refused
 from lit_diffusion.common.configs import override, plain
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.files import locked, make_folder
 from lit_diffusion.common.log import log
+from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
-from lit_diffusion.train.callbacks.wandb_id import WandbId
+from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
 from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
@@ -49,46 +52,111 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         The last value of every metric, and the objects of the run: trainer, module, datamodule.
 
     Raises:
-        ConfigError: a value that can't work; found before training starts.
+        ConfigError: a value that can't work, found before training starts; or numbers that stop being
+            finite.
+    """
+    silence_warnings()
+    start = read_checkpoint(cfg.ckpt) if cfg.ckpt else None
+    run = prepare(cfg, start)
+    out = make_folder(cfg.out)
+    check_folder(out, cfg.ckpt)
+    with locked(out, "training") if rank_zero_only.rank == 0 else nullcontext():
+        run.trainer.loggers = build_loggers(run.cfg, start)
+        log_once(describe(run.module))
+        fit(run)
+    for callback in run.callbacks:
+        if isinstance(callback, Samples):
+            log_once(f"samples: {callback.last_grid}")
+    metrics = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+    return metrics, {"trainer": run.trainer, "module": run.module, "datamodule": run.datamodule}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is ready to start."""
+
+    cfg: DictConfig
+    datamodule: ImageDataModule
+    module: LitDiffusion
+    callbacks: list[L.Callback]
+    trainer: L.Trainer
+
+
+def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Run:
+    """Build all parts of a training, so that what can't work is found; nothing is fetched or written.
+
+    Args:
+        cfg: its config.
+        start: the checkpoint that it goes on from; None for none.
+
+    Raises:
+        ConfigError: a value that can't work.
     """
     check_trainer(cfg)
     check_hardware(cfg)
-    make_folder(cfg.out)
-    silence_warnings()
-    start = read_checkpoint(cfg.ckpt) if cfg.ckpt else None
     if start:
         check_same_run(cfg, start, cfg.ckpt)
     cfg = with_precision(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = build(cfg.data, "data")
     module = build_module(cfg)
-    if 0 < module.denoiser.num_classes < datamodule.num_classes:
-        raise ConfigError(
-            f"model.num_classes is {module.denoiser.num_classes}, but the data have {datamodule.num_classes} "
-            f"classes: choose {datamodule.num_classes}, or 0 for a model without labels"
-        )
+    check_labels(module.denoiser.num_classes, datamodule.num_classes)
+    check_optimizer(module)
     Guidance.from_config(cfg.guidance).applied(module.denoiser)  # also sampling's default, after training
     callbacks = build_callbacks(cfg, module)
-    trainer = build_trainer(
-        cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=build_loggers(cfg, start)
-    )
-    log_once(describe(module))
+    trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
+    return Run(cfg, datamodule, module, callbacks, trainer)
+
+
+def fit(run: Run) -> None:
+    """Train to the end; whatever stops it, say how to go on."""
     try:
-        trainer.fit(module, datamodule, ckpt_path=cfg.ckpt, weights_only=True)
+        run.trainer.fit(run.module, run.datamodule, ckpt_path=run.cfg.ckpt, weights_only=True)
     except BaseException as error:
         wandb.finish(exit_code=1)
-        for callback in callbacks:
+        for callback in run.callbacks:
             if isinstance(callback, LastCheckpoint) and callback.path.is_file():
                 log_once(f"stopped; to go on, give the same overrides and {override('ckpt', callback.path)}")
         if isinstance(error, Stopped):
             raise SystemExit(error.status) from None
         raise
     wandb.finish()
-    for callback in callbacks:
-        if isinstance(callback, Samples):
-            log_once(f"samples: {callback.last_grid}")
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return metrics, {"trainer": trainer, "module": module, "datamodule": datamodule}
+
+
+def check_folder(out: Path, ckpt: str | None) -> None:
+    """Raise ConfigError if the folder holds another run's checkpoints, which a training would overwrite."""
+    folder = out / "checkpoints"
+    own = ckpt is not None and Path(ckpt).resolve().parent == folder.resolve()
+    if not own and (found := sorted(folder.glob("*.ckpt"))):
+        raise ConfigError(
+            f"out is {out}, which holds the checkpoints of another run: choose another out, or go on with "
+            f"that run, {override('ckpt', found[-1])}"
+        )
+
+
+def check_labels(known: int, given: int) -> None:
+    """Raise ConfigError unless the model knows no labels or all that the data have, and no others."""
+    if known not in (0, given):
+        raise ConfigError(
+            f"model.num_classes is {known}, but the data have {given} classes: choose {given}, or 0 for a "
+            "model without labels"
+        )
+
+
+def check_optimizer(module: LitDiffusion) -> None:
+    """Raise ConfigError if the optimizer or the learning-rate schedule refuses its values."""
+    try:
+        optimizer = module.optimizer(module.parameters())
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refused("optimizer", error) from error
+    try:
+        module.build_scheduler(optimizer, total_steps=100)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        raise refused("lr_scheduler.scheduler", error) from error
 
 
 def build_module(cfg: DictConfig) -> LitDiffusion:
@@ -128,10 +196,13 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
 
 
 def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]:
-    """Return the config's loggers; W&B goes on in the run that the checkpoint came from."""
+    """Return the config's loggers; W&B goes on in the run that the checkpoint came from.
+
+    Of a multirun's jobs, which may all go on from one checkpoint, each is a run of its own.
+    """
     loggers = cfg.logger.copy()
-    if start and "wandb" in loggers and loggers.wandb.id is None:
-        loggers.wandb.id = start["callbacks"]["wandb"]["id"]
+    if start and "wandb" in loggers and loggers.wandb.id is None and not in_multirun():
+        loggers.wandb.id = wandb_id(start)
     return [build(logger, f"logger.{name}") for name, logger in loggers.items()]
 
 
@@ -159,13 +230,17 @@ def check_trainer(cfg: DictConfig) -> None:
         raise ConfigError(f"trainer.log_every_n_steps is {cfg.trainer.log_every_n_steps}: choose 1 or more")
     if cfg.seed < 0:
         raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
-    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and strategy in ("ddp", "auto") and cfg.trainer.devices != 1:
+    if in_multirun() and strategy in ("ddp", "auto") and cfg.trainer.devices != 1:
         raise ConfigError(
             f"trainer.strategy is {strategy} with trainer.devices {cfg.trainer.devices}, which starts this "
             "command anew for each process and would start the whole multirun anew: use "
             "trainer.strategy=ddp_spawn with -m"
         )
+
+
+def in_multirun() -> bool:
+    """Return whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def silence_warnings() -> None:

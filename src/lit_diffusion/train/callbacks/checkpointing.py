@@ -9,7 +9,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write
 from lit_diffusion.train.callbacks.stopping import Stopped
@@ -106,7 +108,8 @@ class LastCheckpoint(Checkpoint):
 class BestCheckpoint(ModelCheckpoint):
     """Keeps best.ckpt, that of the run's lowest validation loss, also over all its resumptions.
 
-    A resumed run has a folder of its own; the best checkpoint so far is copied into it.
+    A resumed run has a folder of its own; the best checkpoint so far, which lies beside the one that the
+    run goes on from, is copied into it.
 
     Args:
         dirpath: folder of the file.
@@ -116,16 +119,27 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, dirpath: str, monitor: str = "val/loss"):
         super().__init__(dirpath, filename="best", monitor=monitor, enable_version_counter=False)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        before, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
-        if score is None or not before.is_file():
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        before, kept = Path(trainer.ckpt_path).with_name("best.ckpt"), Path(self.dirpath, "best.ckpt")
+        score = self._score_in(checkpoint)
+        if score is None or not before.is_file() or self._score_in(read_checkpoint(before)) != score:
             return
-        kept = Path(self.dirpath) / "best.ckpt"
-        if kept != before:
+        if kept.resolve() != before.resolve():
             atomic_copy(before, kept)
         self.best_model_path = self.kth_best_model_path = str(kept)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(kept): score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore nothing: the paths in a file are of another machine, or a stranger's choice."""
+
+    def _score_in(self, checkpoint: dict[str, Any]) -> Tensor | None:
+        """Return the lowest validation loss that a checkpoint knows of."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        score = state.get("best_model_score") if isinstance(state, dict) else None
+        return score if isinstance(score, Tensor) and score.numel() == 1 else None
 
 
 @rank_zero_only

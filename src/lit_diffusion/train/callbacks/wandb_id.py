@@ -1,5 +1,6 @@
 """The identity of a run at Weights & Biases."""
 
+import re
 from typing import Any
 
 import lightning as L
@@ -17,3 +18,10 @@ class WandbId(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {"id": self.run_id}
+
+
+def wandb_id(checkpoint: dict[str, Any]) -> str | None:
+    """Return the id of the W&B run that a checkpoint came from; None for none that W&B made."""
+    state = checkpoint["callbacks"].get(WandbId.state_key)
+    found = state.get("id") if isinstance(state, dict) else None
+    return found if isinstance(found, str) and re.fullmatch("[a-z0-9]{8}", found) else None
