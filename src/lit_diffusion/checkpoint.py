@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lit_diffusion.common.build import build
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.build import build, refused
+from lit_diffusion.common.errors import ConfigError, check_bytes
 from lit_diffusion.common.stored import build_stored, check_plain
 from lit_diffusion.common.weights import read_weights
 from lit_diffusion.denoiser import NetworkDenoiser
@@ -80,6 +80,7 @@ def is_checkpoint(contents: Any) -> bool:
     return (
         isinstance(config, Mapping)
         and all(isinstance(config.get(part), Mapping) for part in (*PATH_GROUPS, "data"))
+        and all(type(config["data"].get(size)) is int for size in ("channels", "image_size"))
         and isinstance(weights, Mapping)
         and all(isinstance(weight, Tensor) for weight in weights.values())
         and isinstance(contents.get("callbacks"), Mapping)
@@ -90,8 +91,11 @@ def build_denoiser(cfg: DictConfig) -> NetworkDenoiser:
     """Return the denoiser that a config's model, schedule and prediction describe, with fresh weights.
 
     Raises:
-        ConfigError: the parts don't fit each other.
+        ConfigError: the parts don't fit each other, or this machine.
     """
+    with torch.device("meta"):  # costs no memory
+        parameters = sum(p.numel() for p in build(cfg.model, "model").parameters())
+    check_bytes(f"training a network of {parameters:,} parameters", 16 * parameters)
     return NetworkDenoiser(*(build(cfg[part], part) for part in PATH_GROUPS))
 
 
@@ -106,8 +110,12 @@ def load_denoiser(checkpoint: dict[str, Any], trust: Sequence[str] = ()) -> Netw
         ConfigError: a class that isn't trusted, or weights that don't fit the network or aren't finite.
     """
     config, weights = checkpoint["hyper_parameters"], network_weights(checkpoint)
-    with torch.device("meta"):  # costs no memory, whatever sizes the config has
-        check_weights(build_stored(config, "model", trust), weights)
+    try:
+        with torch.device("meta"):  # costs no memory, whatever sizes the config has
+            network = build_stored(config, "model", trust)
+    except (RuntimeError, OverflowError) as error:
+        raise refused("the checkpoint's model", error) from error
+    check_weights(network, weights)
     denoiser = NetworkDenoiser(*(build_stored(config, part, trust) for part in PATH_GROUPS))
     denoiser.network.load_state_dict(weights)
     return denoiser.eval()

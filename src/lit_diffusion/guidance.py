@@ -71,7 +71,7 @@ def _interval(value: Any) -> tuple[float, float]:
     """Return (low, high); ConfigError unless value is two such times."""
     try:
         low, high = value
-        if 0 <= low <= high <= 1:
+        if is_number(low) and is_number(high) and 0 <= low <= high <= 1:
             return low, high
     except (TypeError, ValueError):
         pass

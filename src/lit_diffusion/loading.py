@@ -16,11 +16,11 @@ from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
-from lit_diffusion.common.errors import ConfigError, check_installed
+from lit_diffusion.common.errors import ConfigError, check_installed, check_text
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
-from lit_diffusion.common.stored import build_stored
+from lit_diffusion.common.stored import build_stored, check_trust
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -103,6 +103,7 @@ def load(cfg: DictConfig) -> Loaded:
     Raises:
         ConfigError: a checkpoint, pipeline, sampler, device or guidance that can't work.
     """
+    check_trust(cfg.trust)
     if cfg.get("pretrained") is not None:
         return load_pretrained(cfg)
     if cfg.negative_prompt:
@@ -136,6 +137,7 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
         raise ConfigError(
             "pretrained.path is missing: give pretrained.path=FOLDER, or OWNER/NAME of a model of the hub"
         )
+    check_text("pretrained.path", cfg.pretrained.path)
     if cfg.precision != FULL:
         raise ConfigError(
             f"precision is {cfg.precision}, but a pretrained model runs in pretrained.dtype: leave it out"
@@ -181,6 +183,8 @@ def choose_guidance(cfg: DictConfig, run_config: DictConfig) -> Guidance:
 def build_sampler(cfg: DictConfig, run_config: DictConfig) -> Sampler:
     """Return the config's sampler, or that of the run that trained the model, with the config's steps."""
     own, steps = cfg.get("sampler"), {} if cfg.steps is None else {"steps": cfg.steps}
+    if own is not None and "_target_" not in own:
+        raise ConfigError(f"sampler is {plain(own)}, which names none: add sampler=NAME, or give steps=3")
     if own is not None:
         both = OmegaConf.create({**run_config, "sampler": own})  # its steps may be the schedule's
         return build({**plain(both)["sampler"], **steps}, "sampler")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
 from lit_diffusion.common.tensors import per_image
 
 
@@ -158,6 +158,7 @@ class Linear(DiscreteSchedule):
     """Betas evenly spaced from beta_start to beta_end (Ho et al. 2020, section 4)."""
 
     def __init__(self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
+        check_betas(beta_start, beta_end)
         super().__init__(torch.linspace(beta_start, beta_end, check_steps(steps), dtype=torch.float64))
 
 
@@ -169,6 +170,8 @@ class Cosine(DiscreteSchedule):
     """
 
     def __init__(self, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999):
+        check_number("schedule.s", s, least=0, most=1)
+        check_number("schedule.max_beta", max_beta, least=1e-6, most=1 - 1e-6)
         t = torch.linspace(0, 1, check_steps(steps) + 1, dtype=torch.float64)
         alpha_bar = torch.cos((t + s) / (1 + s) * math.pi / 2) ** 2
         super().__init__((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
@@ -183,6 +186,8 @@ class Sigmoid(DiscreteSchedule):
     def __init__(
         self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, span: float = 6.0
     ):
+        check_betas(beta_start, beta_end)
+        check_number("schedule.span", span, least=0, most=1000)
         u = torch.linspace(-span, span, check_steps(steps), dtype=torch.float64)
         super().__init__(beta_start + (beta_end - beta_start) * torch.sigmoid(u))
 
@@ -277,8 +282,13 @@ class SingleStep(Straight):
         return torch.ones(n, device=generator.device, dtype=torch.float32)
 
 
+def check_betas(beta_start: float, beta_end: float) -> None:
+    """Raise ConfigError unless both variances lie inside (0, 1)."""
+    for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
+        check_number(f"schedule.{name}", value, least=1e-12, most=1 - 1e-6)
+
+
 def check_steps(steps: int) -> int:
-    """Return steps; ConfigError unless it is at least 1."""
-    if steps < 1:
-        raise ConfigError(f"schedule.steps is {steps}, but a chain has at least 1 step")
+    """Return steps; ConfigError unless it is a whole number of a sensible size."""
+    check_whole_number("schedule.steps", steps, least=1, most=1_000_000)
     return steps

@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -12,20 +13,37 @@ from pathlib import Path
 import torch
 from commands import clean
 
+from lit_diffusion.common.cli import VERBS
+
+TIMEOUT = 120  # seconds, and
+MEMORY = 24 << 30  # bytes of address space, that a command may take
+
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torchvision", "torchmetrics", "lightning", "hydra"])
+FORKS.set_forkserver_preload(
+    [
+        "torchmetrics",
+        "wandb",
+        "rich.progress",
+        *(f"lit_diffusion.{verb}.run" for verb in VERBS),
+        *(f"lit_diffusion.models.{network}_unet" for network in ("attn", "convnext", "fc", "small")),
+        "lit_diffusion.figures.tutorials",
+    ]
+)
 
 
 def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """As run_python, for a file, or for "-m" and a module."""
     process = FORKS.Process(target=_run, args=(script, arguments, cwd, clean(cwd, **environment)))
     process.start()
+    process.join(timeout=TIMEOUT)
+    process.kill()
     process.join()
     printed = [(cwd / name).read_text() for name in ("stdout", "stderr")]
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *printed)
 
 
 def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lit_diffusion.common.errors import ConfigError, is_number
 
 TARGET = "_target_"  # the key that names the class, or the function
+REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError)  # of values, by a library
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
@@ -34,9 +35,10 @@ def build(config: DictConfig | Mapping[str, Any] | None, key: str) -> Any:
     try:
         return instantiate(dict(plain), _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
-        raise refused(key, error.__cause__ or error) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, REFUSALS) and not isinstance(cause, ConfigError):
+            raise refused(key, cause) from error
+        raise cause from None
 
 
 def refused(key: str, error: BaseException) -> ConfigError:

@@ -3,10 +3,13 @@
 import os
 import re
 import runpy
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -54,14 +57,16 @@ def command(verb: str) -> None:
     """
     if verb in SHORTCUTS and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
         sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
+    if unclear := unclear_override(verb, sys.argv[1:]):
+        sys.exit(f"error: {unclear}")
     mistakes = []
 
     @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
     def job(cfg: DictConfig) -> float | None:
         try:
             return import_module(f"lit_diffusion.{verb}.run").main(cfg)
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            sys.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
             sentence = explain(error)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -70,8 +75,35 @@ def command(verb: str) -> None:
             log.error(f"error: {sentence}")
             return None
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     job()
     sys.exit(1 if mistakes else 0)
+
+
+def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
+    """Return the sentence for an override that Hydra refuses in words that lead nowhere, None for none."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value in ("", "null") and "=" in override and Path(CONFIG_DIR, key).is_dir():
+            choices = ", ".join(path.stem for path in config_files(key))
+            return f"{key} is null: choose one of {choices}, or leave it out"
+    if verb in ("sample", "evaluate") and not any(override.startswith("sampler=") for override in overrides):
+        for override in overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            if key.startswith("sampler."):
+                own = f"steps={value}" if key == "sampler.steps" else "sampler=NAME too"
+                return f"{key} is {value}, but no sampler is chosen: give {own}"
+    return None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does, with an exit status of its own."""
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Raise Terminated; for SIGTERM."""
+    raise Terminated
 
 
 def config_files(group: str) -> list[Path]:
@@ -97,7 +129,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             return compose(config_name, [*overrides])
         with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
             return compose(config_name, [*overrides])
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         sentence = " ".join(str(error).split())
         raise ConfigError(f"{sentence} (overrides of {config_name}: {' '.join(overrides)})") from None
 
@@ -118,4 +150,12 @@ def explain(error: Exception) -> str | None:
     # Hydra's and OmegaConf's own words for a wrong value, less their stack of causes.
     if isinstance(error, (InstantiationException, OmegaConfBaseException)):
         return f"{' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)"
+    full = "out of memory|can't allocate memory|bad_alloc"
+    if isinstance(error, MemoryError) or re.search(full, str(error)):
+        size = re.search(r"[\d.,]+ ?(bytes|[KMGT]i?B)", str(error))
+        more = f" for {size[0]} more" if size else ""
+        return f"there isn't enough memory{more}: choose a smaller batch_size, n, network or picture"
+    if isinstance(error, OSError) and error.strerror:
+        where = f", {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}: make room, or choose another folder; what was whole before still is"
     return None

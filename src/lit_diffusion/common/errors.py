@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 from collections.abc import Sequence
 from typing import TypeGuard
 
@@ -49,3 +50,18 @@ def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{what} {package}: pip install 'lit_diffusion[{extra}]'")
+
+
+def check_text(name: str, value: object, or_null: bool = False) -> None:
+    """Raise ConfigError unless the value is a text that isn't empty, or null where that is allowed."""
+    if not (isinstance(value, str) and value) and not (or_null and value is None):
+        raise ConfigError(f"{name} is {value!r}: give a text that isn't empty{', or null' * or_null}")
+
+
+def check_bytes(what: str, needed: float) -> None:
+    """Raise ConfigError for something that needs more bytes than the machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ConfigError(
+            f"{what} needs {needed:,.0f} bytes, but this machine has {memory:,}: choose less of it"
+        )

@@ -13,6 +13,8 @@ from torchvision.utils import make_grid
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import atomic_write
 
+MOST_PIXELS = 50_000_000  # of a picture that is read
+
 
 def to_uint8(x: Tensor) -> Tensor:
     """Return images in [-1, 1] as uint8 in 0..255; values outside are clipped."""
@@ -37,15 +39,33 @@ def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "
     """
     channels, height, width = shape
     try:
-        picture = ImageOps.exif_transpose(Image.open(path))  # a phone's photo upright
-        if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+        picture: Image.Image = Image.open(path)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise ConfigError(
+                f"{path} has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS:,}: give a "
+                "smaller picture"
+            )
+        picture = ImageOps.exif_transpose(picture)  # a phone's photo upright
+        if picture.mode[0] in "IF":
+            picture = to_8_bits(picture)
         picture = picture.convert("RGBA")
-    except (OSError, AttributeError):
+    except ConfigError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ConfigError(f"{path} is too large ({error}): give a smaller picture") from None
+    except (OSError, AttributeError, ValueError, SyntaxError, TypeError):
         raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
     ground = Image.new("RGBA", picture.size, transparent)
     opaque = Image.alpha_composite(ground, picture).convert("L" if channels == 1 else "RGB")
     return to_float(pil_to_tensor(ImageOps.fit(opaque, (width, height)))[None])
+
+
+def to_8_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture of 16 or 32 bits, or of floats, in 8 bits; Pillow would cut it off at 255."""
+    pixels = np.asarray(picture, dtype=np.float64)
+    small, large = (1, 255) if picture.mode == "F" else (255, 65_535)
+    white = large if picture.mode.startswith("I;16") or pixels.max() > small else small
+    return Image.fromarray((pixels * 255 / white).clip(0, 255).round().astype(np.uint8))
 
 
 def grid(x: Tensor, columns: int) -> Image.Image:

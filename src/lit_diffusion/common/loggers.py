@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,58 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
     """
     settings = {"project": project, "save_dir": save_dir, "resume": "allow", **settings}
     if rank_zero_only.rank != 0:
-        return WandbLogger(mode="disabled", **settings)
+        return LastingWandbLogger(mode="disabled", **settings)
     mode = os.environ.get("WANDB_MODE")
     try:
         mode = mode or ("online" if wandb.login(prompt=False) else "offline")
-        logger = WandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
+        logger = LastingWandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
         define_metrics(logger)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
         log.info(f"W&B can't be reached ({str(error).splitlines()[0]})")
         mode = "offline"
-        logger = WandbLogger(mode=mode, **settings)
+        logger = LastingWandbLogger(mode=mode, **settings)
         define_metrics(logger)
     if mode == "offline":
         log.info(
             f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}"
         )
     return logger
+
+
+class LastingWandbLogger(WandbLogger):
+    """Lets a run go on where W&B stops working; what was logged until then can be synced."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # which W&B warns about, whatever it is
+        self.lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._attempt(lambda: super(LastingWandbLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self._attempt(lambda: super(LastingWandbLogger, self).log_image(key, images, step, **kwargs))
+
+    def _attempt(self, log_it: Callable[[], None]) -> None:
+        if self.lost:
+            return
+        try:
+            log_it()
+        except Exception as error:  # a broken pipe, a lost service, and whatever else W&B raises
+            self.lost = True
+            log.warning(f"W&B stopped working ({type(error).__name__}: {error}); the run goes on without it")
+
+
+def finish_wandb(exit_code: int = 0) -> None:
+    """End W&B's run; where its service is gone, what reached the disk can still be synced."""
+    try:
+        wandb.finish(exit_code)
+    except Exception as error:
+        log.warning(f"W&B's run has no end ({type(error).__name__}: {error})")
+        with suppress(Exception):
+            wandb.teardown()  # else it is tried again, in vain, when the process ends
 
 
 def csv_logger(save_dir: str) -> CSVLogger:

@@ -1,10 +1,15 @@
 """Random numbers as pure functions of keys: there is no state to save or to restore."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from lit_diffusion.common.errors import check_bytes
+
+GENERATOR = 5100  # bytes that torch's generator takes
 
 
 def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -36,6 +41,7 @@ class ImageNoise:
     def __init__(
         self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
     ):
+        check_bytes(f"noise of {len(indices):,} images", len(indices) * (4 * math.prod(shape) + GENERATOR))
         self.generators = [generator(seed, "image", k) for k in indices]
         self.shape = tuple(shape)
         self.device = device

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lit_diffusion.common.build import TARGET, build, nodes
 from lit_diffusion.common.cli import composed, config_files
@@ -120,3 +120,9 @@ def source_class(path: Path) -> str | None:
 def read_yaml(path: Path) -> Any:
     """Return what a yaml file holds, without looking up its interpolations."""
     return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def check_trust(trust: Any) -> None:
+    """Raise ConfigError unless trust is a list of full names."""
+    if not isinstance(trust, (list, ListConfig)) or not all(isinstance(name, str) for name in trust):
+        raise ConfigError(f"trust is {trust}: give a list of full names, such as [package.module.Class]")

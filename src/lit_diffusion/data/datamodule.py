@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.data.order import BatchOrder
 
@@ -58,9 +58,11 @@ class ImageDataModule(L.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ConfigError(f"data.{name} is {value}: choose 1 or more")
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "val_size": val_size}
+        for name, value in sizes.items():
+            check_whole_number(f"data.{name}", value, least=1)
+        if train_size is not None:
+            check_whole_number("data.train_size", train_size, least=1)
         self.source = source
         self.image_shape = (channels, image_size, image_size)
         self.num_classes = num_classes
@@ -99,10 +101,12 @@ class ImageDataModule(L.LightningDataModule):
                 f"data.batch_size {self.batch_size} on {order.world_size} processes is more than the "
                 f"{order.n} training images: choose a smaller one"
             )
+        self._check_limit("limit_train_batches", len(order))
         return DataLoader(self.train_set, sampler=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         order = self._order(self.val_set, self.eval_batch_size)
+        self._check_limit("limit_val_batches", len(order))
         return DataLoader(self.val_set, sampler=order, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
@@ -115,6 +119,15 @@ class ImageDataModule(L.LightningDataModule):
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         return to_float(images), labels
+
+    def _check_limit(self, name: str, batches: int) -> None:
+        """Raise ConfigError if the trainer's limit is a share of the batches in which there is none."""
+        limit = getattr(self.trainer, name, None)
+        if isinstance(limit, float) and limit > 0 and int(batches * limit) == 0:
+            raise ConfigError(
+                f"trainer.{name} is {limit:g}, less than one of the {batches} batches: choose a "
+                "number of batches"
+            )
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         images, labels = self.source.load(train)

@@ -6,16 +6,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-import wandb
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
-from lit_diffusion.common.errors import ConfigError, check_switch, check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_switch, check_text, check_whole_number
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log, log_table
+from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.stored import stored_source
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
@@ -27,6 +27,7 @@ from lit_diffusion.sample.conditions import conditions, labels_of_images
 from lit_diffusion.sample.partial import partial_samples
 from lit_diffusion.sample.run import (
     PARTIAL,
+    check_room,
     check_sampling,
     sample_missing,
     sampling_settings,
@@ -75,7 +76,7 @@ def evaluate(cfg: DictConfig, evaluators: EvaluatorCache | None = None) -> tuple
     """
     evaluators = evaluators or EvaluatorCache()
     check_evaluation(cfg)
-    make_folder(cfg.out)
+    check_text("out", cfg.out)
     result = evaluate_model(cfg, evaluators) if cfg.samples is None else evaluate_file(cfg, evaluators)
     return result, Path(cfg.out) / RESULT
 
@@ -84,6 +85,7 @@ def evaluate_file(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
     """Score the images in ``cfg.samples``."""
     images, labels = read_samples(cfg.samples)
     evaluator = evaluator_of(cfg, None, evaluators)
+    make_folder(cfg.out)
     result = scored(evaluator, images, labels, made_by=str(cfg.samples), sampling=None)
     record(cfg, result)
     return result
@@ -97,6 +99,8 @@ def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
     y = evaluated_conditions(cfg, loaded, evaluator)
     if cfg.bits_n:
         check_bits(cfg, loaded, evaluator)
+    make_folder(cfg.out)
+    check_room(cfg, loaded)
     settings = {**sampling_settings(cfg, loaded), "data": evaluator.name}
     with partial_samples(Path(cfg.out) / PARTIAL, settings) as samples:
         sample_missing(cfg, loaded, y, samples)
@@ -157,6 +161,9 @@ def model_name(cfg: DictConfig) -> str:
 def check_evaluation(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the model and the data."""
     check_sampling(cfg)
+    for key in ("features", "second"):
+        if not (key == "second" and isinstance(cfg[key], bool)):
+            check_text(key, cfg[key], or_null=True)
     for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "evaluator_seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     check_switch("memorisation", cfg.memorisation)
@@ -231,7 +238,7 @@ def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, BadZipFile) as error:
         raise ConfigError(f"samples is {path}, which can't be read ({error}): give a samples.npz") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ConfigError(
@@ -256,4 +263,4 @@ def record(cfg: DictConfig, result: Result) -> None:
         logger.log_hyperparams(plain(cfg))
         logger.log_metrics({f"eval/{name}": value for name, value in numbers.items()})
         logger.finalize("success")
-    wandb.finish()
+    finish_wandb()

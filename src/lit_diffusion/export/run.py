@@ -10,9 +10,10 @@ import torch
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common.errors import ConfigError, check_installed
+from lit_diffusion.common.errors import ConfigError, check_installed, check_text
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
+from lit_diffusion.common.stored import check_trust
 from lit_diffusion.common.weights import DTYPES, write_weights
 from lit_diffusion.denoiser import NetworkDenoiser
 
@@ -38,9 +39,11 @@ def export(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: an unknown format, what the format needs, or a model that it can't express.
     """
-    if cfg.format not in PACKAGES:
+    check_text("out", cfg.out)
+    check_trust(cfg.trust)
+    if str(cfg.format) not in PACKAGES:
         raise ConfigError(f"format is {cfg.format}: choose one of {', '.join(PACKAGES)}")
-    if cfg.dtype not in DTYPES:
+    if str(cfg.dtype) not in DTYPES:
         raise ConfigError(f"dtype is {cfg.dtype}: choose one of {', '.join(DTYPES)}")
     if cfg.dtype != "float32" and cfg.format != "safetensors":
         raise ConfigError(

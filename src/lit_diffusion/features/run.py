@@ -1,15 +1,22 @@
 """Training the small classifier whose features measure images."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.build import build
+from lit_diffusion.common.build import build, check_arguments
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
-from lit_diffusion.common.errors import check_number, check_switch, check_whole_number
+from lit_diffusion.common.errors import (
+    ConfigError,
+    check_bytes,
+    check_number,
+    check_switch,
+    check_whole_number,
+)
 from lit_diffusion.common.files import make_folder, sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
@@ -34,11 +41,14 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
         ConfigError: for a number, a device or a data set that can't work.
     """
     check_recipe(cfg)
+    check_arguments(Classifier, plain(cfg.network), "network")
+    check_arguments(fit, {**plain(cfg.fit), "_partial_": True}, "fit")
     device = choose_device(cfg.device)
     path = make_folder(cfg.out) / "features.safetensors"
+    network = plain(cfg.network)
+    check_network(network, cfg.data)
     source = build(cfg.data.source, "data.source")
     source.prepare()
-    network = plain(cfg.network)
     with torch.random.fork_rng():
         torch.manual_seed(rng.key_to_seed(cfg.seed, "weights"))
         classifier = Classifier(**network)
@@ -50,6 +60,20 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": plain(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, sha256_of(path)
+
+
+def check_network(network: dict[str, Any], data: DictConfig) -> None:
+    """Raise ConfigError for a classifier of other images than the data's, or one too large for memory."""
+    for key in ("channels", "num_classes"):
+        if network[key] != data[key]:
+            raise ConfigError(
+                f"network.{key} is {network[key]}, but the data have {data[key]}: leave it as it was"
+            )
+    if len(network["widths"]) != 4 or min(network["widths"]) < 1:
+        raise ConfigError(f"network.widths is {network['widths']}: give four whole numbers of at least 1")
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in Classifier(**network).parameters())
+    check_bytes(f"training a classifier of {parameters:,} parameters", 16 * parameters)
 
 
 def check_recipe(cfg: DictConfig) -> None:

@@ -102,7 +102,11 @@ def draw_floor(axes: Axes, fid: float, fid_in_shares: float | None) -> None:
 
 
 def listed(run: Runs) -> Sequence[str | None]:
-    """Return the runs as a list."""
+    """Return the runs as a list; ConfigError for an empty one."""
+    if not run:
+        raise ConfigError(
+            f"run is {run}: this figure shows a run; give run=DIR, a folder under outputs/train/"
+        )
     return run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
 
 

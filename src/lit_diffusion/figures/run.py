@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lit_diffusion.common.build import build
 from lit_diffusion.common.cli import check_chosen
-from lit_diffusion.common.errors import check_installed, check_whole_number
+from lit_diffusion.common.errors import check_installed, check_text, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 
@@ -27,11 +27,12 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
         ConfigError: matplotlib is missing, or what the figure needs.
     """
     check_chosen(cfg, "figure")
+    check_text("out", cfg.out)
     check_installed("figures need", ["matplotlib"], extra="figures")
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
-    folder = make_folder(cfg.out)
     figure, source = build(cfg.figure, "figure")
+    folder = make_folder(cfg.out)
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"
     with atomic_write(path) as file:
         figure.savefig(file, dpi=cfg.dpi)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, is_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.loggers import METRICS
 from lit_diffusion.common.panels import panels
@@ -25,6 +25,9 @@ def noising(
     data: ImageDataModule, schedules: Mapping[str, Schedule], times: Sequence[float], seed: int
 ) -> tuple[Figure, str]:
     """Draw one image at several times, a row for each schedule, with the same noise everywhere."""
+    if not schedules:
+        raise ConfigError("schedules is {}: give at least one, such as schedules.cosine")
+    check_all("figure.times", times, least=0, most=1)
     x = validation_images(data, 1)
     noise = standard_normal(x, seed)
     t = torch.tensor(times, dtype=torch.float64)
@@ -48,6 +51,7 @@ def schedules(schedules: Mapping[str, Schedule]) -> tuple[Figure, str]:
 
 def noise_levels(data: ImageDataModule, sigmas: Sequence[float], n: int, seed: int) -> tuple[Figure, str]:
     """Draw images with more and more noise, a row for each; sigma is for images in [0, 1]."""
+    check_all("figure.sigmas", sigmas, least=0, most=1e6)
     x = validation_images(data, n)
     noise = standard_normal(x, seed)
     noisy = torch.stack([x + 2 * sigma * noise for sigma in sigmas], dim=1)  # our images span 2
@@ -65,6 +69,7 @@ def out_of_distribution(
     seed: int,
 ) -> tuple[Figure, str]:
     """Draw a single-step denoiser's estimates at noise levels that it was and wasn't trained on."""
+    check_all("figure.sigmas", sigmas, least=0, most=1e6)
     denoiser, data = load_single_step(ckpt, trust, root, pure_noise=False)
     x = validation_images(data, max(n, n_mean))
     noise = standard_normal(x, seed)
@@ -119,6 +124,12 @@ def progress(run: Runs) -> tuple[Figure, str]:
         axes.set_title(f"epoch {epochs[step]}" if step in epochs else f"step {step}")
         axes.axis("off")
     return figure, f"from {', '.join(map(str, paths))}"
+
+
+def check_all(name: str, values: Sequence[float], least: float, most: float) -> None:
+    """Raise ConfigError unless there are values, each a finite number in its range."""
+    if not values or not all(is_number(value) and least <= value <= most for value in values):
+        raise ConfigError(f"{name} is {list(values)}: give numbers from {least:g} to {most:g}")
 
 
 def load_single_step(

@@ -49,7 +49,7 @@ class SmallUNet(nn.Module):
         num_classes: int = 0,
     ):
         super().__init__()
-        if not widths or len(widths) != len(blocks) or min(blocks) < 1 or widths[0] < 2 or widths[0] % 2:
+        if not widths or len(widths) != len(blocks) or min([*widths, *blocks]) < 1 or widths[0] % 2:
             raise ConfigError(
                 f"model.widths is {list(widths)} and model.blocks {list(blocks)}: give each level one "
                 "width and at least 1 block, and the first level an even width"

@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_text
 from lit_diffusion.denoiser import Denoiser
 
 
@@ -23,6 +23,8 @@ def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
     prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
     if not prompts:
         raise ConfigError("prompt is an empty list: give at least one")
+    for prompt in prompts:
+        check_text("prompt", prompt)
     encoded = [denoiser.encode(prompt) for prompt in prompts]
     return torch.cat([y for y in encoded if y is not None])
 
@@ -40,7 +42,7 @@ def labels_in_turn(y: str | int | ListConfig | None, num_classes: int) -> Tensor
     if y is None:
         return torch.tensor([num_classes])
     labels = range(num_classes) if y == "all" else list(y) if isinstance(y, ListConfig) else [y]
-    if not labels or not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
+    if not labels or not all(type(label) is int and 0 <= label < num_classes for label in labels):
         raise ConfigError(f"y is {y}: choose all, null, or labels from 0 to {num_classes - 1}")
     return torch.tensor(list(labels))
 

@@ -1,6 +1,7 @@
 """Sampling: a checkpoint in, images out."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from lit_diffusion.common.configs import plain
-from lit_diffusion.common.errors import check_switch, check_whole_number
+from lit_diffusion.common.errors import (
+    ConfigError,
+    check_bytes,
+    check_switch,
+    check_text,
+    check_whole_number,
+)
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, save_gif, save_png, to_float, to_uint8
 from lit_diffusion.common.log import log
@@ -45,9 +52,11 @@ def sample(cfg: DictConfig) -> list[Path]:
             of another sampling.
     """
     check_sampling(cfg)
-    out = make_folder(cfg.out)
+    check_text("out", cfg.out)
     loaded = load(cfg)
     y = conditions(cfg, loaded.denoiser)
+    out = make_folder(cfg.out)
+    check_room(cfg, loaded)
     with partial_samples(out / PARTIAL, sampling_settings(cfg, loaded)) as samples:
         sample_missing(cfg, loaded, y, samples)
         paths = write_samples(cfg, samples, y)
@@ -62,6 +71,17 @@ def check_sampling(cfg: DictConfig) -> None:
     for key in ("npz", "gif"):
         check_switch(key, cfg[key])
     choose_guidance(cfg, OmegaConf.create())
+
+
+def check_room(cfg: DictConfig, loaded: Loaded) -> None:
+    """Raise ConfigError for more images than the disk, or batches than the memory, has room for."""
+    pixels, free = math.prod(loaded.shape), shutil.disk_usage(cfg.out).free
+    if cfg.n * pixels > free:
+        raise ConfigError(
+            f"n is {cfg.n}, whose images take {cfg.n * pixels:,} bytes, but {cfg.out} has {free:,} free: "
+            "choose fewer"
+        )
+    check_bytes(f"batch_size={cfg.batch_size}", 16 * min(cfg.n, cfg.batch_size) * pixels)
 
 
 def sample_missing(cfg: DictConfig, loaded: Loaded, y: Tensor | None, samples: PartialSamples) -> None:

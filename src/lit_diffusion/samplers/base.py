@@ -13,10 +13,11 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.denoiser import Clipped, Denoiser, Labelled, Thresholded
 from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers import grids
-from lit_diffusion.schedules import Schedule
+from lit_diffusion.schedules import DiscreteSchedule, Schedule
 
 Clip = bool | Sequence[float]
 HISTORY = 3  # visits that a sampler can look back on
+MOST_IMAGE = 0.07  # alpha at which sampling can begin as if it were noise alone
 
 
 class Visit(NamedTuple):
@@ -49,7 +50,7 @@ class Sampler(ABC):
     """
 
     def __init__(self, steps: int, clip: Clip, grid: str = "uniform"):
-        check_whole_number("sampler.steps", steps, least=1)
+        check_whole_number("sampler.steps", steps, least=1, most=1_000_000)
         if grid not in grids.GRIDS:
             raise ConfigError(f"sampler.grid is {grid!r}: choose one of {', '.join(grids.GRIDS)}")
         check_clip(clip)
@@ -71,8 +72,18 @@ class Sampler(ABC):
         return grids.spaced(self.grid, schedule, self.steps)
 
     def check(self, denoiser: Denoiser) -> None:
-        """Raise ConfigError if this sampler can't work with the denoiser."""
+        """Raise ConfigError if this sampler can't work with the denoiser, or can't begin at pure noise."""
         self.times(denoiser.schedule)
+        schedule = denoiser.schedule
+        alpha = float(schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)))
+        if alpha > MOST_IMAGE:
+            steps = ""
+            if isinstance(schedule, DiscreteSchedule):
+                steps = f"schedule.steps is {schedule.steps}, and "
+            raise ConfigError(
+                f"{steps}the schedule ends at alpha {alpha:.2g}, where the image is still to be seen, but "
+                "sampling begins at noise alone: choose more schedule.steps, or larger betas"
+            )
 
     @abstractmethod
     def step(

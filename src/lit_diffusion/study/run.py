@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.cli import check_chosen
 from lit_diffusion.common.configs import plain
-from lit_diffusion.common.errors import ConfigError, check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_text, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
 from lit_diffusion.evaluate.report import SCORES
@@ -54,10 +54,12 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     Raises:
         ConfigError: anything that a study, a training or an evaluation can't work with.
     """
+    check_text("out", cfg.out)
     check_study(cfg)
-    out = make_folder(cfg.out)
+    out = Path(cfg.out)
     runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     check_comparable(runs)
+    make_folder(out)
     evaluators = EvaluatorCache()
     results: list[Result] = []
     with locked(out, "study"), logged_to(out / LOG):
@@ -92,16 +94,22 @@ def check_study(cfg: DictConfig) -> None:
         check_whole_number("seeds", seed, least=0)
     if cfg.ckpt and cfg.study.train is not None:
         raise ConfigError(f"ckpt is {cfg.ckpt}, but this study trains its models: leave ckpt out")
+    for key in ("choices", "scores"):
+        if not cfg.study[key]:
+            raise ConfigError(f"study.{key} is {cfg.study[key]}: give at least one")
     if cfg.study.baseline not in cfg.study.choices:
         raise ConfigError(
             f"study.baseline is {cfg.study.baseline}: choose one of {', '.join(cfg.study.choices)}"
         )
-    for choice, own in cfg.study.choices.items():
-        for key in own or {}:
+    for choice, own in plain(cfg.study)["choices"].items():
+        if not isinstance(own, (dict, NoneType)):
+            raise ConfigError(f"study.choices.{choice} is {own}: it can have train and evaluate")
+        for key, overrides in (own or {}).items():
             if key not in ("train", "evaluate"):
                 raise ConfigError(f"study.choices.{choice} has {key}: it can have train and evaluate")
-            if not isinstance(own[key], ListConfig):
-                raise ConfigError(f"study.choices.{choice}.{key} is {own[key]}: give a list of overrides")
+            if not isinstance(overrides, list):
+                raise ConfigError(f"study.choices.{choice}.{key} is {overrides}: give a list of overrides")
+            check_overrides(f"study.choices.{choice}.{key}", overrides)
         if cfg.study.train is None and (own or {}).get("train"):
             raise ConfigError(
                 f"study.choices.{choice} has train, but study.train is null, which trains nothing: choose "
@@ -110,6 +118,15 @@ def check_study(cfg: DictConfig) -> None:
     for score in cfg.study.scores:
         if score not in SCORES:
             raise ConfigError(f"study.scores has {score}: choose some of {', '.join(SCORES)}")
+
+
+def check_overrides(name: str, overrides: Sequence[object]) -> None:
+    """Raise ConfigError unless these are overrides of keys that aren't the study's own."""
+    for override in overrides:
+        if not isinstance(override, str):
+            raise ConfigError(f"{name} has {override}: give overrides, such as steps=10")
+        if override.partition("=")[0] in ("out", "seed", "hydra.run.dir"):
+            raise ConfigError(f"{name} has {override}, which the study sets itself: leave it out")
 
 
 def result_of(run: Run, evaluators: EvaluatorCache) -> Result:

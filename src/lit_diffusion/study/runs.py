@@ -13,12 +13,15 @@ from lit_diffusion.checkpoint import build_denoiser
 from lit_diffusion.common.build import TARGET, nodes
 from lit_diffusion.common.cli import composed
 from lit_diffusion.common.configs import plain
+from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
+from lit_diffusion.common.precision import choose_precision
 from lit_diffusion.evaluate.run import check_evaluation, with_all_labels
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.loading import build_sampler, choose_guidance, load
 from lit_diffusion.sample.conditions import conditions
+from lit_diffusion.train.run import prepare
 
 SWITCHES = {  # scores that an evaluation can leave out, and the key that does it
     "cas": "cas_images",
@@ -77,6 +80,8 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
         evaluation.out = str(out / "evaluations" / name)
         return Run(choice, seed, None, evaluation)
     training = composed("train", [*cfg.study.train, *own_training, f"seed={seed}"])
+    if seed == cfg.seeds[0]:  # the others' differ in nothing that can't work
+        prepare(training)
     evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
     overrides = [*own_evaluation, *own_training, f"seed={seed}"]
@@ -94,6 +99,7 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
     evaluation = composed("evaluate", [*cfg.study.evaluate, *own.get("evaluate", []), f"seed={seed}"])
     evaluation.trust = [*cfg.trust, *evaluation.trust]
     check_evaluation(evaluation)
+    choose_precision(evaluation.precision, choose_device(evaluation.device))
     if evaluation.samples and len(cfg.seeds) > 1:
         raise ConfigError(f"{choice} has samples, which no seed changes: choose seeds=[0]")
     for score in cfg.study.scores:

@@ -25,8 +25,16 @@ class BinnedMean(Metric):
         self.total.index_add_(0, index, values.to(self.total))
         self.count.index_add_(0, index, torch.ones_like(values).to(self.count))
 
+    @property
+    def names(self) -> list[str]:
+        """The bins' names, "0.0-0.1" and so on."""
+        return [f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}" for k in range(self.bins)]
+
+    def not_finite(self) -> list[str]:
+        """Return the names of the bins with a value that isn't finite, of this process."""
+        return [name for name, total in zip(self.names, self.total, strict=True) if not total.isfinite()]
+
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of all as "mean", and of every bin as "0.0-0.1" and so on; NaN for no values."""
         means = (self.total / self.count).unbind()
-        bins = {f"{k / self.bins:.1f}-{(k + 1) / self.bins:.1f}": mean for k, mean in enumerate(means)}
-        return {"mean": self.total.sum() / self.count.sum(), **bins}
+        return {"mean": self.total.sum() / self.count.sum(), **dict(zip(self.names, means, strict=True))}

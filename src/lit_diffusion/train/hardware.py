@@ -18,6 +18,11 @@ def check_hardware(cfg: DictConfig) -> None:
     """Raise ConfigError for a device that isn't there, or a switch of speed that can't work."""
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer wants a GPU, but torch sees none here: use trainer=cpu")
+    if cfg.trainer.precision == "16-true" and training_device(cfg).type == "cpu":
+        raise ConfigError(
+            "trainer.precision is 16-true, in which training on a CPU soon has numbers that aren't "
+            "finite: choose 32-true"
+        )
     check_switch("channels_last", cfg.channels_last)
     check_switch("tf32", cfg.tf32)
     if not isinstance(cfg.compile, bool) and cfg.compile not in MODES:

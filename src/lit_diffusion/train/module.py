@@ -86,6 +86,9 @@ class LitDiffusion(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._logged_step = self.global_step
+        steps = self.trainer.estimated_stepping_batches
+        if 0 < steps < self.trainer.log_every_n_steps:  # a short run has one row, at its end
+            self.trainer.log_every_n_steps = int(steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what a network may draw itself, for dropout for example."""
@@ -193,8 +196,17 @@ class LitDiffusion(L.LightningModule):
     def _condition(self, y: Tensor) -> Tensor | None:
         return y if self.denoiser.num_classes else None
 
+    def _learning_rate(self) -> float:
+        return self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else 0.0
+
     def _log_losses(self, stage: str, metric: BinnedMean) -> None:
-        means = metric.compute()
+        means, broken = metric.compute(), metric.not_finite()
         metric.reset()
+        if not means["mean"].isfinite():
+            raise ConfigError(
+                f"the {stage} loss isn't finite in epoch {self.current_epoch + 1}, by step {self.global_step}"
+                f", at t of {', '.join(broken)}, with a learning rate of {self._learning_rate():g}: lower "
+                "optimizer.lr, set trainer.gradient_clip_val, or look for wrong values in the images"
+            )
         self.log(f"{stage}/loss", means.pop("mean"), prog_bar=True)
         self.log_dict({f"{stage}_t/{bin}": mean for bin, mean in means.items()})

@@ -10,9 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import wandb
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
-from lit_diffusion.common.build import build, refused
+from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import override, plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import locked, make_folder
 from lit_diffusion.common.log import log
+from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
@@ -32,6 +30,14 @@ from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, Last
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
+from lit_diffusion.train.checks import (
+    check_guidance,
+    check_labels,
+    check_lr_scheduler,
+    check_optimizer,
+    check_values,
+    in_multirun,
+)
 from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
@@ -59,6 +65,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     start = read_checkpoint(cfg.ckpt) if cfg.ckpt else None
     run = prepare(cfg, start)
     out = make_folder(cfg.out)
+    for name in ("last", "best"):
+        if cfg.callbacks.get(name):
+            make_folder(cfg.callbacks[name].dirpath, f"callbacks.{name}.dirpath")
     check_folder(out, cfg.ckpt)
     with locked(out, "training") if rank_zero_only.rank == 0 else nullcontext():
         run.trainer.loggers = build_loggers(run.cfg, start)
@@ -92,7 +101,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Run:
     Raises:
         ConfigError: a value that can't work.
     """
-    check_trainer(cfg)
+    check_values(cfg)
     check_hardware(cfg)
     if start:
         check_same_run(cfg, start, cfg.ckpt)
@@ -101,8 +110,10 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Run:
     datamodule = build(cfg.data, "data")
     module = build_module(cfg)
     check_labels(module.denoiser.num_classes, datamodule.num_classes)
-    check_optimizer(module)
-    Guidance.from_config(cfg.guidance).applied(module.denoiser)  # also sampling's default, after training
+    check_lr_scheduler(module, check_optimizer(module))
+    guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
+    guidance.applied(module.denoiser)
+    check_guidance(guidance.scale, module.label_dropout)
     callbacks = build_callbacks(cfg, module)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
     return Run(cfg, datamodule, module, callbacks, trainer)
@@ -113,14 +124,16 @@ def fit(run: Run) -> None:
     try:
         run.trainer.fit(run.module, run.datamodule, ckpt_path=run.cfg.ckpt, weights_only=True)
     except BaseException as error:
-        wandb.finish(exit_code=1)
+        finish_wandb(exit_code=1)
         for callback in run.callbacks:
             if isinstance(callback, LastCheckpoint) and callback.path.is_file():
                 log_once(f"stopped; to go on, give the same overrides and {override('ckpt', callback.path)}")
         if isinstance(error, Stopped):
             raise SystemExit(error.status) from None
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None  # which Lightning ends with a status of its own
         raise
-    wandb.finish()
+    finish_wandb()
 
 
 def check_folder(out: Path, ckpt: str | None) -> None:
@@ -132,31 +145,6 @@ def check_folder(out: Path, ckpt: str | None) -> None:
             f"out is {out}, which holds the checkpoints of another run: choose another out, or go on with "
             f"that run, {override('ckpt', found[-1])}"
         )
-
-
-def check_labels(known: int, given: int) -> None:
-    """Raise ConfigError unless the model knows no labels or all that the data have, and no others."""
-    if known not in (0, given):
-        raise ConfigError(
-            f"model.num_classes is {known}, but the data have {given} classes: choose {given}, or 0 for a "
-            "model without labels"
-        )
-
-
-def check_optimizer(module: LitDiffusion) -> None:
-    """Raise ConfigError if the optimizer or the learning-rate schedule refuses its values."""
-    try:
-        optimizer = module.optimizer(module.parameters())
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise refused("optimizer", error) from error
-    try:
-        module.build_scheduler(optimizer, total_steps=100)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
-        raise refused("lr_scheduler.scheduler", error) from error
 
 
 def build_module(cfg: DictConfig) -> LitDiffusion:
@@ -219,28 +207,8 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         )
     except ConfigError:
         raise
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    """Raise ConfigError for a seed, a logging interval or a launcher that can't work."""
-    strategy = cfg.trainer.strategy
-    if cfg.trainer.log_every_n_steps < 1:
-        raise ConfigError(f"trainer.log_every_n_steps is {cfg.trainer.log_every_n_steps}: choose 1 or more")
-    if cfg.seed < 0:
-        raise ConfigError(f"seed is {cfg.seed}: choose 0 or a positive integer")
-    if in_multirun() and strategy in ("ddp", "auto") and cfg.trainer.devices != 1:
-        raise ConfigError(
-            f"trainer.strategy is {strategy} with trainer.devices {cfg.trainer.devices}, which starts this "
-            "command anew for each process and would start the whole multirun anew: use "
-            "trainer.strategy=ddp_spawn with -m"
-        )
-
-
-def in_multirun() -> bool:
-    """Return whether this is a job of a Hydra multirun."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def silence_warnings() -> None:

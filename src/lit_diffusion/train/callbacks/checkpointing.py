@@ -1,5 +1,6 @@
 """Checkpoints, each written whole or not at all."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, monitor: str = "val/loss"):
+        if not re.fullmatch(r"(train|val|train_t|val_t|eval|perf)/.+", str(monitor)):
+            raise ConfigError(
+                f"callbacks.best.monitor is {monitor}, which isn't logged: choose val/loss, or another "
+                "metric of the run's metrics.csv"
+            )
         super().__init__(dirpath, filename="best", monitor=monitor, enable_version_counter=False)
 
     def on_load_checkpoint(

@@ -70,6 +70,10 @@ class Samples(AfterEpochs):
                 f"callbacks.samples.n is {n}, not a multiple of columns {columns}: with several seeds choose "
                 "one, so that each seed has rows of its own"
             )
+        if not all(0 <= time <= 1 for time in trajectory_times):
+            raise ConfigError(
+                f"callbacks.samples.trajectory_times is {list(trajectory_times)}: choose times t in [0, 1]"
+            )
         self.sampler = sampler
         self.guidance = Guidance.from_config(guidance)
         self.n = n

@@ -1,0 +1,159 @@
+"""What a training refuses before it starts."""
+
+import os
+import warnings
+from collections.abc import Sequence
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lit_diffusion.common.build import REFUSALS, refused
+from lit_diffusion.common.errors import (
+    ConfigError,
+    check_number,
+    check_text,
+    check_whole_number,
+    is_number,
+)
+from lit_diffusion.train.module import LitDiffusion
+
+GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
+OURS = {  # arguments of Lightning's Trainer that the run sets itself, and what to use instead
+    "callbacks": "callbacks.NAME",
+    "logger": "logger=NAME",
+    "plugins": "a Trainer of your own, in Python",
+    "enable_checkpointing": "callbacks.last=null",
+    "overfit_batches": "debug=overfit",
+    "fast_dev_run": "debug=limit",
+}
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Raise ConfigError for a value that can't work, whatever the parts are."""
+    check_text("out", cfg.out)
+    check_text("optimized_metric", cfg.optimized_metric)
+    check_whole_number("seed", cfg.seed, 0, 2**32 - 1)
+    for group in GROUPS:
+        if not isinstance(cfg.get(group), DictConfig):
+            raise ConfigError(f"{group} is {cfg.get(group)}: choose {group}=NAME, or leave it as it was")
+    if not isinstance(cfg.get("logger"), DictConfig):
+        raise ConfigError(f"logger is {cfg.get('logger')}: choose logger=none for none, or logger=csv")
+    if cfg.lr_scheduler and cfg.lr_scheduler.get("interval") not in ("epoch", "step"):
+        raise ConfigError(
+            f"lr_scheduler.interval is {cfg.lr_scheduler.get('interval')}: choose epoch or step"
+        )
+    for key in ("channels", "image_size"):
+        if key in cfg.model and cfg.model[key] != cfg.data[key]:
+            raise ConfigError(
+                f"model.{key} is {cfg.model[key]}, but data.{key} is {cfg.data[key]}: leave "
+                f"model.{key} as it was"
+            )
+    check_trainer(cfg.trainer)
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """Raise ConfigError for a value of the trainer that can't work, or that would be ignored."""
+    for name, instead in OURS.items():
+        if name in trainer and not (name == "fast_dev_run" and isinstance(trainer[name], bool)):
+            raise ConfigError(
+                f"trainer.{name} is {trainer[name]}, but the run sets it: leave it out, and use {instead}"
+            )
+    check_text("trainer.default_root_dir", trainer.default_root_dir)
+    for name in ("log_every_n_steps", "accumulate_grad_batches"):
+        check_whole_number(f"trainer.{name}", trainer[name], least=1)
+    for name in ("max_epochs", "max_steps"):
+        if trainer[name] != -1 or isinstance(trainer[name], bool):
+            check_whole_number(f"trainer.{name}", trainer[name], least=1)
+    if trainer.check_val_every_n_epoch is not None:
+        check_whole_number("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, least=1)
+    if trainer.gradient_clip_val is not None:
+        check_number("trainer.gradient_clip_val", trainer.gradient_clip_val, least=0, most=1e9)
+    check_limit("trainer.limit_train_batches", trainer.limit_train_batches, or_none=False)
+    check_limit("trainer.limit_val_batches", trainer.limit_val_batches, or_none=True)
+    check_devices(trainer)
+
+
+def check_limit(name: str, value: object, or_none: bool) -> None:
+    """Raise ConfigError unless the value is a number of batches, or a share of them.
+
+    Args:
+        name: its key.
+        value: a whole number of batches, or a float from 0 to 1.
+        or_none: whether no batch at all will do.
+    """
+    share = isinstance(value, float) and is_number(value) and 0 <= value <= 1
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not (share or whole) or (value == 0 and not or_none):
+        least = 0 if or_none else 1
+        raise ConfigError(f"{name} is {value}: choose {least} or more batches, or a share of them up to 1.0")
+
+
+def check_devices(trainer: DictConfig) -> None:
+    """Raise ConfigError for more processes than the machine can run, or a multirun that would start anew."""
+    devices, strategy = trainer.devices, trainer.strategy
+    if isinstance(devices, int):
+        gpu = trainer.accelerator in ("gpu", "cuda") or torch.cuda.is_available()
+        most = max(torch.cuda.device_count(), 1) if gpu else 4 * (os.cpu_count() or 1)
+        if devices != -1:
+            check_whole_number("trainer.devices", devices, 1, most)
+    if in_multirun() and strategy in ("ddp", "auto") and devices != 1:
+        raise ConfigError(
+            f"trainer.strategy is {strategy} with trainer.devices {devices}, which starts this command anew "
+            "for each process and would start the whole multirun anew: use trainer.strategy=ddp_spawn with -m"
+        )
+
+
+def in_multirun() -> bool:
+    """Return whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_labels(known: int, given: int) -> None:
+    """Raise ConfigError unless the model knows no labels or all that the data have, and no others."""
+    if known not in (0, given):
+        raise ConfigError(
+            f"model.num_classes is {known}, but the data have {given} classes: choose {given}, or 0 for a "
+            "model without labels"
+        )
+
+
+def check_guidance(scale: float, label_dropout: float) -> None:
+    """Raise ConfigError for guidance by a model that never learns what no label means."""
+    if scale not in (0, 1) and label_dropout == 0:
+        raise ConfigError(
+            f"module.label_dropout is 0, but guidance.scale is {scale:g}, which needs a model that has "
+            "learnt the null label: choose module.label_dropout=0.1"
+        )
+
+
+def check_optimizer(module: LitDiffusion) -> torch.optim.Optimizer:
+    """Return the module's optimizer; ConfigError if it refuses its values."""
+    try:
+        return module.optimizer(module.parameters())
+    except ConfigError:
+        raise
+    except (*REFUSALS, RuntimeError) as error:
+        raise refused("optimizer", error) from error
+
+
+def check_lr_scheduler(module: LitDiffusion, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ConfigError if the learning-rate schedule refuses its values, or gives rates that can't work."""
+    try:
+        scheduler = module.build_scheduler(optimizer, total_steps=100)
+    except ConfigError:
+        raise
+    except (*REFUSALS, RuntimeError) as error:
+        raise refused("lr_scheduler.scheduler", error) from error
+    if scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a step that the optimizer hasn't taken
+        scheduler.step()
+    rates: Sequence[float] = scheduler.get_last_lr()
+    if not all(is_number(float(rate)) and rate >= 0 for rate in rates):
+        raise ConfigError(
+            f"lr_scheduler gives a learning rate of {rates[0]} after a step: choose values that "
+            "keep it at 0 or more"
+        )
