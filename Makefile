@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test quick test-gpu lint format docs bench mutants same clean
+.PHONY: help train test quick test-gpu lint format docs bench mutants same kill-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: .venv/installed-test ## Time this project against others: make bench [DEV
 
 mutants: .venv/installed-test ## Plant faults in the mathematics and see the tests find each
 	$(BIN)/python tests/tools/mutants.py
+
+kill-test: .venv/installed-test ## Kill trainings at random moments and resume them: make kill-test [N=100]
+	PYTHONPATH=tests/helpers $(BIN)/python tests/tools/kills.py $(or $(N),100)
 
 same: .venv/installed-test ## Compare with another commit, bit by bit: make same REV=HEAD~1
 	$(BIN)/python tests/tools/same.py $(or $(REV),HEAD)

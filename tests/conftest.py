@@ -1,5 +1,6 @@
 from copy import deepcopy
 from functools import cache, partial
+from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
@@ -18,10 +19,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+OWN = {"train": DIGITS, "features": []}  # overrides of every config of this name
+
+
 @cache  # Hydra takes a fifth of a second
 def composed_once(config_name: str, overrides: tuple[str, ...]):
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return compose(config_name, [*(DIGITS if config_name == "train" else TRUST), *overrides])
+        return compose(config_name, [*OWN.get(config_name, TRUST), *overrides])
 
 
 @pytest.fixture
@@ -42,13 +46,14 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def trained(config, tmp_path):
+def trained(config):
     """trained(*overrides): the path of a small checkpoint, by default one that knows labels."""
 
     def made(*overrides: str):
         options = ["debug=limit", "model.num_classes=10", "optimizer.lr=1e-2", "callbacks.samples=null"]
-        train(config(*options, *TINY["small_unet"], *overrides))
-        return tmp_path / "checkpoints" / "last.ckpt"
+        cfg = config(*options, *TINY["small_unet"], *overrides)
+        train(cfg)
+        return Path(cfg.out, "checkpoints", "last.ckpt")
 
     return made
 

@@ -180,12 +180,18 @@ def extended(tmp_path):
     return ":".join(map(str, [tmp_path / "src", ROOT / "tests" / "oracles", ROOT / "tests" / "helpers"]))
 
 
-def test_what_the_docs_add_trains_and_passes_its_tests(run, extended):
+def test_what_the_docs_add_trains_and_passes_its_tests(tmp_path, extended):
     parts = ["schedule=quadratic", "model=plain", "model.num_classes=10", "sampler=dpmpp_2s"]
-    result = run("-m", "lit_diffusion.train", *DIGITS, *parts, "debug=limit", PYTHONPATH=extended)
+    result = run_python(
+        "-m", "lit_diffusion.train", *DIGITS, *parts, "debug=limit", cwd=tmp_path, PYTHONPATH=extended
+    )
     assert result.returncode == 0, result.stderr
     assert "Plain / Quadratic / V" in result.stdout
-    result = run("-m", "lit_diffusion.train", "data=shapes", "debug=limit", PYTHONPATH=extended)
+    result = run_python(
+        "-m", "lit_diffusion.train", "data=shapes", "debug=limit", cwd=tmp_path, PYTHONPATH=extended
+    )
     assert result.returncode == 0, result.stderr
-    tested = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", PYTHONPATH=extended)
+    tested = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=tmp_path, PYTHONPATH=extended
+    )
     assert tested.returncode == 0, tested.stdout

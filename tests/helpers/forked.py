@@ -43,6 +43,7 @@ def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> s
 
 
 def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
+    """Run a script in this process, which was forked for it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.environ.clear()
     os.environ.update(environment)

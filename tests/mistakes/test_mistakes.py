@@ -313,10 +313,10 @@ MISTAKES = {
         study=nfe study.baseline=none                       study.baseline is none
         study=nfe ckpt=nowhere                              ckpt nowhere does not exist
         study=nfe out=                                      out is ''
-        study=optimizers 'study.choices.muon.train=["optimizer.momentum=2"]'  optimizer.momentum is 2
-        study=optimizers 'study.choices.muon.train=["optimizer.lr=-1"]'   optimizer.lr is -1
-        study=optimizers 'study.choices.muon.train=["data.batch_size=0"]'   data.batch_size is 0
-        study=optimizers 'study.choices.muon.train=["callbacks.last=null"]'   callbacks.last
+        study=optimizers 'study.choices.adamw.train=["optimizer.momentum=2"]'  optimizer.momentum is 2
+        study=optimizers 'study.choices.adamw.train=["optimizer.lr=-1"]'   optimizer.lr is -1
+        study=optimizers 'study.choices.adamw.train=["data.batch_size=0"]'   data.batch_size is 0
+        study=optimizers 'study.choices.adamw.train=["callbacks.last=null"]'   callbacks.last
     """,
     "figures": """
         seed=1                                              figure is missing

@@ -6,7 +6,12 @@ import pytest
 import torch
 from commands import DIGITS, ROOT, TINY, run_python
 
-SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.weight_decay", "optimizer.lr=0.1"]
+SGD = [
+    "optimizer._target_=torch.optim.SGD",
+    "~optimizer.weight_decay",
+    "~optimizer.betas",
+    "optimizer.lr=0.1",
+]
 OPTIONS = [*DIGITS, *TINY["small_unet"], *SGD, "model.num_classes=10", "trainer.limit_train_batches=3"]
 # 61 images in batches of 30: the last one holds a single image, and one process gets none.
 OPTIONS += ["data.val_size=61"]

@@ -59,7 +59,7 @@ def test_matrices_take_the_steps_of_torchs_muon():
     network = mlp()
     before = [p.detach().clone() for p in network.parameters()]
     options = {"lr": 1e-3, "weight_decay": 0.1}
-    ours = trained_weights(Muon(network.parameters(), **options), network)
+    ours = trained_weights(Muon(network.parameters(), momentum=0.95, **options), network)
     network = mlp()
     matrices = [p for p in network.parameters() if p.ndim == 2]
     biases = [p for p in network.parameters() if p.ndim == 1]

@@ -305,7 +305,7 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["schedule=single_step", "schedule.alpha_end=0", "prediction=eps"], "Eps can't work"),
         (["schedule=single_step", "schedule.alpha_end=0", "module.min_snr_gamma=5"], "min_snr_gamma is 5"),
         (["schedule=flow", "schedule.logit_std=0"], "logit_std is 0"),
-        (["model=fc_unet", "model.image_size=32"], "fc_unet takes 28x28"),
+        (["model=fc_unet", "model.image_size=32"], "model.image_size is 32, but data.image_size is 28"),
         (["trainer.log_every_n_steps=0"], "log_every_n_steps is 0"),
         (["trainer.accelerator=gpu"], "torch sees none"),
     ],

@@ -80,14 +80,14 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
         evaluation.out = str(out / "evaluations" / name)
         return Run(choice, seed, None, evaluation)
     training = composed("train", [*cfg.study.train, *own_training, f"seed={seed}"])
-    if seed == cfg.seeds[0]:  # the others' differ in nothing that can't work
-        prepare(training)
     evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
     overrides = [*own_evaluation, *own_training, f"seed={seed}"]
     name = folder_name(overrides, evaluation, training, hashes(evaluation))
     evaluation.out = str(out / "evaluations" / name)
     training.out = str(out / "runs" / folder_name([*own_training, f"seed={seed}"], training))
+    if seed == cfg.seeds[0]:  # the others' differ in nothing that can't work
+        prepare(training)
     evaluation.ckpt = f"{training.out}/checkpoints/last.ckpt"  # best.ckpt may have seen fewer images
     check_sampling_of(evaluation, training)
     return Run(choice, seed, training, evaluation)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_number
 
 HIDDEN = 16  # features; fewer on either side are an image's channels, a table of labels, a depthwise kernel
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan's quintic
@@ -37,12 +37,13 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 2e-3,
-        momentum: float = 0.95,
+        lr: float = 3e-3,
+        momentum: float = 0.9,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ):
+        check_number("optimizer.lr", lr, least=0, most=1000)
         if not 0 <= momentum < 1:
             raise ConfigError(f"optimizer.momentum is {momentum:g}: choose a value in [0, 1)")
         params = list(params)
