@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from commands import clean
+from wandb.sdk.data_types._private import MEDIA_TMP
 
 from lit_diffusion.common.cli import VERBS
 
@@ -45,6 +46,7 @@ def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> s
 def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
     """Run a script in this process, which was forked for it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    MEDIA_TMP._finalizer.detach()  # W&B's folder is the server's, for all its forks
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
