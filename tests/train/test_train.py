@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, TINY
+from filelock import FileLock
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -343,3 +344,54 @@ def test_unfit_checkpoints_are_refused(config, tmp_path):
     }.items():
         with pytest.raises(ConfigError, match=says):
             train(config(*options, "trainer.max_epochs=2", change, f"ckpt={ckpt}"))
+
+
+def test_numbers_that_stop_being_finite_end_the_run(config, tmp_path):
+    """And no checkpoint has them."""
+    options = ["debug=limit", "callbacks.samples=null", "trainer.max_epochs=4", *TINY["small_unet"]]
+    with pytest.raises(ConfigError, match="isn't finite"):
+        train(config(*options, "optimizer.lr=1e30", "trainer.gradient_clip_val=null"))
+    for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+        weights = torch.load(path, weights_only=True)["state_dict"].values()
+        assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_one_folder_is_one_run(config, tmp_path):
+    options = ["debug=limit", "callbacks.samples=null", *TINY["small_unet"], f"out={tmp_path}/run"]
+    train(config(*options))
+    best = (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes()
+    with pytest.raises(ConfigError, match="holds the checkpoints of another run"):
+        train(config(*options))
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes() == best
+    with (
+        FileLock(tmp_path / "other" / "lock"),
+        pytest.raises(ConfigError, match="another training is at work"),
+    ):
+        train(config(*options[:-1], f"out={tmp_path}/other"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "optimizer.lr=1e-4",
+        "optimizer=adam",
+        "lr_scheduler=warmup_cosine",
+        "data.source._target_=digits.Mnist",
+    ],
+)
+def test_a_run_goes_on_with_what_made_its_state(config, tmp_path, change):
+    options = ["debug=limit", "callbacks.samples=null", "optimizer=adamw", *TINY["small_unet"]]
+    train(config(*options))
+    ckpt = f"ckpt={tmp_path}/checkpoints/last.ckpt"
+    with pytest.raises(ConfigError, match="can't go on with this config"):
+        train(config(*options, change, ckpt, "trainer.max_epochs=2"))
+
+
+def test_a_run_that_was_cut_off_by_max_steps_goes_on_with_its_epoch(config, tmp_path):
+    options = ["debug=limit", "callbacks.samples=null", "trainer.max_epochs=2", *TINY["small_unet"]]
+    _, straight = train(config(*options, f"out={tmp_path}/straight"))
+    train(config(*options, "trainer.max_steps=2"))
+    ckpt = f"ckpt={tmp_path}/checkpoints/last.ckpt"
+    _, resumed = train(config(*options, ckpt, f"out={tmp_path}/resumed"))
+    weights = [objects["module"].state_dict() for objects in (straight, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

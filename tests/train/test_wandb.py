@@ -130,3 +130,28 @@ def test_an_evaluation_reaches_wandb_and_the_terminal(run, tmp_path):
     assert logged["eval/floor_fid"] == pytest.approx(scores["fid"])  # the samples are the test images
     assert "class accuracy" in result.stdout
     assert "80 real test images" in " ".join(result.stdout.split())
+
+
+LOSING = """
+import os, signal, subprocess, time
+from lit_diffusion.train.module import LitDiffusion
+step = LitDiffusion.training_step
+def losing(self, batch, batch_idx):
+    if self.global_step == 2:
+        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout
+        for child in children.split():
+            os.kill(int(child), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+LitDiffusion.training_step = losing
+from lit_diffusion.common.cli import command
+command("train")
+"""
+
+
+def test_a_run_goes_on_without_a_service_that_was_killed(tmp_path):
+    (tmp_path / "losing.py").write_text(LOSING)
+    result = run_script("losing.py", *OPTIONS, "hydra.run.dir=run", "trainer.max_epochs=2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("W&B stopped working") == 1
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
