@@ -16,12 +16,15 @@ import torch
 from commands import DIGITS, ROOT, TINY, clean
 from forked import FORKS, _run
 
+from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.figures.curves import read_metrics
+from lit_diffusion.train.resume import epochs_trained
 
+EPOCHS = 3
 COMMON = [
     *DIGITS,
     "trainer=cpu",
-    "trainer.max_epochs=3",
+    f"trainer.max_epochs={EPOCHS}",
     "trainer.log_every_n_steps=2",
     "data.batch_size=32",  # 8 batches an epoch
     "data.eval_batch_size=30",
@@ -103,6 +106,8 @@ def main(n: int, seed: int = 0) -> None:
         train(folder, parts[0], *RUNS[name], kill_after=first)
         for again in (draw.random() < 0.3, False):
             last = folder / parts[-1] / "checkpoints" / "last.ckpt"
+            if last.is_file() and epochs_trained(read_checkpoint(last)) == EPOCHS:
+                break  # killed after its last checkpoint
             ckpt = [f"ckpt={last}"] if last.is_file() else []
             if not ckpt:
                 parts = parts[:-1]
