@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from wandb.sdk.data_types._private import MEDIA_TMP
 
 from lit_diffusion.common.cli import VERBS
 
-TIMEOUT = 120  # seconds, and
+TIMEOUT = 120.0  # seconds, and
 MEMORY = 24 << 30  # bytes of address space, that a command may take
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -32,11 +33,15 @@ FORKS.set_forkserver_preload(
 )
 
 
-def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """As run_python, for a file, or for "-m" and a module."""
+def run_script(
+    script: str, *arguments: str, cwd: Path, timeout: float = TIMEOUT, **environment: str
+) -> subprocess.CompletedProcess:
+    """As run_python, for a file, or for "-m" and a module; killed after so many seconds."""
+    for name in ("stdout", "stderr"):
+        (cwd / name).write_bytes(b"")
     process = FORKS.Process(target=_run, args=(script, arguments, cwd, clean(cwd, **environment)))
     process.start()
-    process.join(timeout=TIMEOUT)
+    process.join(timeout)
     process.kill()
     process.join()
     printed = [(cwd / name).read_text() for name in ("stdout", "stderr")]
@@ -46,7 +51,8 @@ def run_script(script: str, *arguments: str, cwd: Path, **environment: str) -> s
 def _run(script: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
     """Run a script in this process, which was forked for it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    MEDIA_TMP._finalizer.detach()  # W&B's folder is the server's, for all its forks
+    MEDIA_TMP._finalizer.detach()
+    MEDIA_TMP.name = tempfile.mkdtemp()  # W&B's folder, removed at the end: not the one of all forks
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import torch
-from commands import DIGITS, ROOT, TINY, clean
-from forked import FORKS, _run
+from commands import DIGITS, ROOT, TINY
+from forked import TIMEOUT, run_script
 
 from lit_diffusion.checkpoint import read_checkpoint
-from lit_diffusion.figures.curves import read_metrics
+from lit_diffusion.figures.curves import continued, read_metrics
 from lit_diffusion.train.resume import epochs_trained
 
 EPOCHS = 3
@@ -49,14 +49,11 @@ TIMES = ("perf/images_per_second",)  # columns that no two runs share
 
 def train(folder: Path, name: str, *overrides: str, kill_after: float | None = None) -> float:
     """Train in ``folder``/``name``, kill the process after so many seconds; return the seconds it took."""
-    arguments = (str(ROOT / "train.py"), (*overrides, f"hydra.run.dir={name}"), folder, clean(folder))
-    process, start = FORKS.Process(target=_run, args=arguments), time.perf_counter()
-    process.start()
-    process.join(timeout=kill_after)
-    process.kill()
-    process.join()
-    if kill_after is None and process.exitcode != 0:
-        sys.exit(f"{name} failed: {(folder / 'stderr').read_text()}")
+    start = time.perf_counter()
+    command = [str(ROOT / "train.py"), *overrides, f"hydra.run.dir={name}"]
+    result = run_script(*command, cwd=folder, timeout=TIMEOUT if kill_after is None else kill_after)
+    if kill_after is None and result.returncode != 0:
+        sys.exit(f"{name} failed: {result.stderr}")
     return time.perf_counter() - start
 
 
@@ -69,9 +66,7 @@ def end(folder: Path, *names: str) -> tuple[dict, list[dict[str, str]]]:
     for name in names:
         if not (folder / name / "csv" / "metrics.csv").is_file():
             continue
-        later = read_metrics(str(folder / name))
-        start = int(later[0]["step"]) if later else float("inf")
-        rows = [row for row in rows if int(row["step"]) < start] + later
+        rows = continued(rows, read_metrics(str(folder / name)))
     return state, [{k: v for k, v in row.items() if v and k not in TIMES} for row in rows]
 
 
