@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from lit_diffusion.common.build import build, refused
 from lit_diffusion.common.errors import ConfigError, check_bytes
 from lit_diffusion.common.stored import build_stored, check_plain
-from lit_diffusion.common.weights import read_weights
+from lit_diffusion.common.weights import not_finite, read_weights
 from lit_diffusion.denoiser import NetworkDenoiser
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
+UNREADABLE = (  # raised for a file that is none, or a damaged one
+    RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
 
 
@@ -36,9 +40,7 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
         raise ConfigError(f"ckpt {path} {problem}: give the path of a .ckpt file of a training run")
     try:
         checkpoint = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
-        checkpoint = {}
-    except zipfile.BadZipFile:
+    except UNREADABLE:
         checkpoint = {}
     if not is_checkpoint(checkpoint):
         raise ConfigError(
@@ -146,8 +148,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"{found.get(name, 'missing')}, and in {type(network).__name__} "
             f"{expected.get(name, 'missing')}: choose another file"
         )
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise ConfigError(
-                f"the checkpoint's {name} isn't finite, so that it can make no images: choose an earlier file"
-            )
+    if broken := not_finite(weights):
+        raise ConfigError(
+            f"the checkpoint's {broken} isn't finite, so that it can make no images: choose an earlier file"
+        )

@@ -8,8 +8,9 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError, is_number
 
 TARGET = "_target_"  # the key that names the class, or the function
@@ -27,13 +28,13 @@ def build(config: DictConfig | Mapping[str, Any] | None, key: str) -> Any:
     Raises:
         ConfigError: no such class, an argument that it doesn't take, lacks or refuses.
     """
-    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    if not isinstance(plain, Mapping) or TARGET not in plain:
-        raise ConfigError(f"{key} is {plain}: choose {key}=NAME, or leave it as it was")
-    for name, node in nodes(plain, key):
+    config = plain(config)
+    if not isinstance(config, Mapping) or TARGET not in config:
+        raise ConfigError(f"{key} is {config}: choose {key}=NAME, or leave it as it was")
+    for name, node in nodes(config, key):
         check_arguments(callable_of(node[TARGET], name), node, name)
     try:
-        return instantiate(dict(plain), _convert_="all")
+        return instantiate(dict(config), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, REFUSALS) and not isinstance(cause, ConfigError):

@@ -136,17 +136,8 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 def explain(error: Exception) -> str | None:
     """Return the sentence for an error that the user can fix, None for a fault of the program."""
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ConfigError):
-        return str(error.__cause__)
     if isinstance(error, ConfigError):
         return str(error)
-    if extra := re.search(
-        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*full_key: (\S+)",
-        str(error),
-        re.DOTALL,
-    ):
-        name, argument, key = extra.groups()
-        return f"{key}.{argument} is set, but {name} takes no {argument}: leave it out, ~{key}.{argument}"
     # Hydra's and OmegaConf's own words for a wrong value, less their stack of causes.
     if isinstance(error, (InstantiationException, OmegaConfBaseException)):
         return f"{' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)"

@@ -3,14 +3,17 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a config as dicts, lists, numbers and strings, with its interpolations resolved."""
-    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+def plain(cfg: Any) -> Any:
+    """Return a config as dicts, lists, numbers and strings, with its interpolations resolved.
+
+    What is no config of OmegaConf's is returned as it is.
+    """
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
 def override(key: str, value: str | Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from lit_diffusion.common.build import TARGET, build, nodes
 from lit_diffusion.common.cli import composed, config_files
@@ -50,7 +50,7 @@ def build_stored(config: Mapping[str, Any], part: str, trust: Sequence[str] = ()
     """
     if config.get(part) is None:
         raise ConfigError(f"the checkpoint has no {part}: choose another checkpoint")
-    node = plain(config[part]) if isinstance(config[part], DictConfig) else config[part]
+    node = plain(config[part])
     check_names(node, part, trust)
     return build(node, part)
 
@@ -78,8 +78,7 @@ def stored_source(
     Raises:
         ConfigError: a class that isn't trusted.
     """
-    source = config["data"].get("source")
-    source = plain(source) if isinstance(source, DictConfig) else source
+    source = plain(config["data"].get("source"))
     check_names(source, "data.source", trust)
     name = next((p.stem for p in config_files("data") if source_class(p) == source[TARGET]), None)
     if name:
@@ -94,13 +93,14 @@ def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:
     part = key.partition(".")[0]
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ConfigError(f"the checkpoint's {key} is {node}, which no run writes: choose another file")
+    known = known_names(part)
     for inner, config in nodes(node, key):
         name = config[TARGET]
         if inner not in (part, "data.source") or [k for k in config if k[:1] == "_" and k != TARGET]:
             raise ConfigError(
                 f"the checkpoint's {inner} is {config}, which no run writes: choose another file"
             )
-        if name not in known_names(part) and name not in trust:
+        if name not in known and name not in trust:
             raise ConfigError(
                 f"the checkpoint's {inner} is {name}, which conf/{part}/ doesn't name and which may do "
                 f"anything: if you trust whoever made the file, give trust=[{name}]"

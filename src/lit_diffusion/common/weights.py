@@ -25,7 +25,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[s
         ConfigError: a weight is too large for the dtype.
     """
     weights = {name: in_dtype(weight, DTYPES[dtype]).contiguous() for name, weight in weights.items()}
-    if dtype == "float16" and not all(weight.isfinite().all() for weight in weights.values()):
+    if dtype == "float16" and not_finite(weights):
         raise ConfigError(
             "dtype is float16, in which a weight of this network isn't finite: use dtype=bfloat16"
         )
@@ -45,6 +45,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: in_dtype(weight) for name, weight in load_file(path).items()}, metadata
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RuntimeError(f"{path}: {error}") from error
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first weight that isn't finite, None if all are."""
+    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
 
 
 def in_dtype(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

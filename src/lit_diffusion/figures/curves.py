@@ -139,6 +139,11 @@ def read_metrics(run: str | None) -> list[dict[str, str]]:
     for part in (*earlier_metrics(path), path):
         with part.open(newline="") as file:
             later = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]  # whole ones
-        start = int(later[0]["step"]) if later else math.inf
-        rows = [row for row in rows if int(row["step"]) < start] + later
+        rows = continued(rows, later)
     return rows
+
+
+def continued(rows: list[dict[str, str]], later: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows of a run and of what went on from it, less those that were logged again."""
+    start = int(later[0]["step"]) if later else math.inf
+    return [row for row in rows if int(row["step"]) < start] + later

@@ -66,7 +66,7 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
         for number, run in enumerate(runs, start=1):
             try:
                 results.append(result_of(run, evaluators))
-            except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
+            except (KeyboardInterrupt, SystemExit):  # the second from a training
                 log.warning(f"stopped; the same command with out={out} goes on")
                 raise
             check_result(cfg, run, results)

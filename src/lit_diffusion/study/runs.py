@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lit_diffusion.checkpoint import build_denoiser
+from lit_diffusion.checkpoint import PATH_GROUPS, build_denoiser
 from lit_diffusion.common.build import TARGET, nodes
 from lit_diffusion.common.cli import composed
 from lit_diffusion.common.configs import plain
@@ -113,7 +113,7 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
 
 def named_classes(training: DictConfig) -> list[str]:
     """Return the full names of the classes that a training's checkpoint will name."""
-    parts = (plain(training[part]) for part in ("model", "schedule", "prediction", "sampler", "data"))
+    parts = (plain(training[part]) for part in (*PATH_GROUPS, "sampler", "data"))
     return [node[TARGET] for part in parts for _, node in nodes(part, "")]
 
 

@@ -29,9 +29,7 @@ def epochs_trained(checkpoint: dict[str, Any]) -> int:
 def has_ended(cfg: DictConfig, checkpoint: dict[str, Any]) -> bool:
     """Return whether the checkpoint's run has trained all the epochs, or steps, of the config."""
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
-    return 0 <= (-1 if epochs is None else epochs) <= epochs_trained(checkpoint) or (
-        0 <= steps <= checkpoint["global_step"]
-    )
+    return 0 <= epochs <= epochs_trained(checkpoint) or 0 <= steps <= checkpoint["global_step"]
 
 
 def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> None:

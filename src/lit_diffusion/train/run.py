@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """A training that is ready to start."""
 
     cfg: DictConfig
@@ -91,7 +91,7 @@ class Run:
     trainer: L.Trainer
 
 
-def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Run:
+def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     """Build all parts of a training, so that what can't work is found; nothing is fetched or written.
 
     Args:
@@ -116,10 +116,10 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Run:
     check_guidance(guidance.scale, module.label_dropout)
     callbacks = build_callbacks(cfg, module)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
-    return Run(cfg, datamodule, module, callbacks, trainer)
+    return Training(cfg, datamodule, module, callbacks, trainer)
 
 
-def fit(run: Run) -> None:
+def fit(run: Training) -> None:
     """Train to the end; whatever stops it, say how to go on."""
     try:
         run.trainer.fit(run.module, run.datamodule, ckpt_path=run.cfg.ckpt, weights_only=True)
@@ -222,7 +222,6 @@ def silence_warnings() -> None:
         ".*smaller than the logging interval.*",
         ".*logs directory .* exists.*",
         ".*dataloader is not resumable.*",  # the order of our batches is
-        ".*dirpath has changed.*",  # a resumed run has a folder of its own
         ".*treespec, LeafSpec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message)

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write
+from lit_diffusion.common.weights import not_finite
 from lit_diffusion.train.callbacks.stopping import Stopped
 
 
@@ -36,12 +39,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
     """Raise ConfigError unless all weights are finite."""
-    for name, weight in checkpoint["state_dict"].items():
-        if not weight.isfinite().all():
-            raise ConfigError(
-                f"after step {checkpoint['global_step']} {name} isn't finite, and so no checkpoint was "
-                "written: go on from the last one with a lower optimizer.lr"
-            )
+    if name := not_finite(checkpoint["state_dict"]):
+        raise ConfigError(
+            f"after step {checkpoint['global_step']} {name} isn't finite, and so no checkpoint was written: "
+            "go on from the last one with a lower optimizer.lr"
+        )
 
 
 class LastCheckpoint(Checkpoint):
@@ -78,11 +80,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, batches = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
         cut_off = 0 if batches.is_last_batch else 1  # by max_steps: a longer run will go on with this epoch
-        epoch.current.processed -= cut_off
-        epoch.total.processed -= cut_off
-        self._save(trainer)
-        epoch.current.processed += cut_off
-        epoch.total.processed += cut_off
+        with counted_less(epoch, "processed", cut_off):
+            self._save(trainer)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -92,18 +91,25 @@ class LastCheckpoint(Checkpoint):
 
     def _save_before_batch(self, trainer: L.Trainer) -> None:
         """Save as if the batch that is ready weren't yet."""
-        batches = trainer.fit_loop.epoch_loop.batch_progress
-        batches.current.ready -= 1
-        batches.total.ready -= 1
-        self._save(trainer)
-        batches.current.ready += 1
-        batches.total.ready += 1
+        with counted_less(trainer.fit_loop.epoch_loop.batch_progress, "ready", 1):
+            self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved_at = trainer.global_step
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
+
+
+@contextmanager
+def counted_less(progress: Any, name: str, less: int) -> Iterator[None]:
+    """Lower one of the counts of Lightning's progress, and its total, while inside."""
+    counters = (progress.current, progress.total)
+    for counter in counters:
+        setattr(counter, name, getattr(counter, name) - less)
+    yield
+    for counter in counters:
+        setattr(counter, name, getattr(counter, name) + less)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -64,9 +64,8 @@ class EMA(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Undo the swap, and update after a step that the exception cut off, before a checkpoint is saved."""
+        """Undo the swap, before a checkpoint is saved."""
         self._swap(pl_module, False)
-        self._update(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
