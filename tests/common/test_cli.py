@@ -124,7 +124,23 @@ def test_a_mistake_in_one_job_of_a_multirun_leaves_the_others(tmp_path):
     result = run_script(TRAIN, *jobs, cwd=tmp_path)
     assert result.returncode == 1
     assert "error: the sampler wants 1001 steps" in result.stderr
+    ending = result.stderr[result.stderr.index("1 of 2 jobs failed:") :].splitlines()
+    assert "sampler.steps=1001: the sampler wants 1001 steps" in ending[1]
+    assert ending[1].endswith("(sweep/0)")
     assert "Traceback" not in result.stderr
+    assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_fault_in_one_job_of_a_multirun_leaves_the_others(tmp_path):
+    """Of a part that a user added, for example."""
+    (tmp_path / "own.py").write_text(
+        "import torch\nclass Own(torch.optim.AdamW):\n    def step(self, *_, **__):\n        1 / 0\n"
+    )
+    jobs = ["-m", *DEBUG, "hydra.sweep.dir=sweep", "optimizer._target_=own.Own,torch.optim.AdamW"]
+    result = run_script(TRAIN, *jobs, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT / 'tests' / 'helpers'}")
+    assert result.returncode == 1
+    assert "1 of 2 jobs failed:" in result.stderr
+    assert "ZeroDivisionError: division by zero" in result.stderr
     assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -114,6 +114,46 @@ def test_sizes_that_do_not_fit_are_refused(changes, says):
         datamodule(**changes)
 
 
+def of(images, labels) -> ImageDataModule:
+    """A data module whose source loads these."""
+
+    class Own:
+        def load(self, train):
+            return images, labels
+
+    data = ImageDataModule(Own(), 1, 28, 10, val_size=2)
+    data.setup("fit")
+    return data
+
+
+WHITE = torch.full((8, 1, 28, 28), 255, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "images, labels, says",
+    [
+        (WHITE / 255, torch.arange(8), "Own has images of float32 and shape .8, 1, 28, 28.: load uint8"),
+        (WHITE[:, 0], torch.arange(8), "Own has images of uint8 and shape .8, 28, 28.: load uint8"),
+        (WHITE[:0], torch.arange(0), "images of uint8 and shape .0, "),
+        (WHITE, torch.arange(8)[:, None], "Own has labels of int64 and shape .8, 1. for 8 images"),
+        (WHITE, torch.arange(7), "labels of int64 and shape .7,. for 8 images"),
+        (WHITE, torch.zeros(8), "labels of float32 and shape .8,. for 8 images: load whole numbers"),
+        (WHITE, torch.arange(8) - 1, "Own has a label -1: load labels from 0 on"),
+        (WHITE, torch.arange(8) + 3, "labels up to 10"),
+    ],
+)
+def test_what_a_source_may_not_load_is_refused(images, labels, says):
+    with pytest.raises(ConfigError, match=says):
+        of(images, labels)
+
+
+def test_a_source_may_load_arrays_and_small_integers():
+    data = of(WHITE.numpy(), np.arange(8, dtype=np.uint8))
+    (x, y), *_ = data.val_dataloader()
+    assert x.dtype == torch.uint8
+    assert y.dtype == torch.int64
+
+
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ConfigError, match="batch_size 500"):
         datamodule(batch_size=500).train_dataloader()

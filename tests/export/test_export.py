@@ -342,6 +342,16 @@ def test_safetensors_of_others_are_refused(saved, exported):
             read_checkpoint(path)
 
 
+def test_a_flipped_bit_of_a_weight_is_found(saved, exported):
+    """The format itself has no checksum."""
+    (path,) = exported(saved())
+    whole = bytearray(path.read_bytes())
+    whole[-100] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ConfigError, match="damaged, or not a checkpoint"):
+        read_checkpoint(path)
+
+
 def test_the_command(saved, run, tmp_path):
     saved("sampler=ddim")
     command = ["-m", "lit_diffusion.export", "ckpt=random.ckpt", "format=diffusers", "out=here"]

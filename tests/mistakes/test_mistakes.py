@@ -16,6 +16,7 @@ TRAIN = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler.steps=2", "logger
 MISTAKES = {
     "train": """
         seed=abc                                            seed is abc
+        seed=1 --config-dir=conf data.seed=2                --config-dir=conf stands between overrides
         seed=null                                           seed is None
         seed=-1                                             seed is -1
         seed=1.5                                            seed is 1.5

@@ -13,7 +13,7 @@ from forked import run_script
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.cli import CONFIG_DIR, composed
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.figures import curves
 from lit_diffusion.study import run as studying
@@ -26,6 +26,7 @@ from lit_diffusion.study.comparison import (
     two_digits,
 )
 from lit_diffusion.study.run import study
+from lit_diffusion.study.runs import Run, check_comparable
 
 STUDY = {
     "train": [
@@ -139,6 +140,7 @@ import json, os, signal, sys
 from omegaconf import OmegaConf
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.study.run import study
+from lit_diffusion.study.runs import Run, check_comparable
 forward, steps, stop = LitDiffusion.training_step, [], int(sys.argv[1])
 def step(self, batch, batch_idx):
     steps.append(1)
@@ -202,6 +204,15 @@ def test_two_studies_in_one_folder(studied, tmp_path):
     (tmp_path / "study").mkdir()
     with FileLock(tmp_path / "study" / "lock"), pytest.raises(ConfigError, match="another study is at work"):
         studied()
+
+
+def test_data_that_differ_in_the_seed_alone_can_be_compared():
+    evaluations = [composed("evaluate", ["data=mnist", f"seed={seed}"]) for seed in (0, 1)]
+    runs = [Run("plain", seed, None, evaluation) for seed, evaluation in enumerate(evaluations)]
+    check_comparable(runs)
+    evaluations[1].data.val_size = 60
+    with pytest.raises(ConfigError, match="plain has data .* but plain has"):
+        check_comparable(runs)
 
 
 def test_what_cannot_be_compared_is_not(studied, calls, tmp_path):

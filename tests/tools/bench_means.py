@@ -6,7 +6,7 @@ import torch
 from bench_pairs import Step, in_turn, row, seconds
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common.precision import has_bfloat16_units
+from lit_diffusion.common.precision import multiplies_bfloat16
 from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
@@ -22,14 +22,14 @@ MEANS = {  # with the precision of the step, and overrides
     "bf16, channels_last, CUDA graphs": ("bf16-mixed", ["channels_last=true", "compile=reduce-overhead"]),
 }
 ON_A_CPU = ("channels_last", "compile")
-ON_ITS_MATRIX_UNITS = ("bf16", "bf16, channels_last", "bf16, compile")  # without them 14 times slower
+IN_BFLOAT16 = ("bf16", "bf16, channels_last", "bf16, compile")  # without them 14 times slower
 GPU_BATCHES = (64, 256, 1024, 4096)
 
 
 def means(device: torch.device, rounds: int = 9) -> None:
     """Print a row for each batch size and means; the other side is a plain step in float32."""
     cuda = device.type == "cuda"
-    on_a_cpu = ON_A_CPU + ON_ITS_MATRIX_UNITS if has_bfloat16_units(device) else ON_A_CPU
+    on_a_cpu = ON_A_CPU + IN_BFLOAT16 if multiplies_bfloat16(device) else ON_A_CPU
     for batch in GPU_BATCHES if cuda else (64,):
         plain = Step(device, batch=batch)
         for name in MEANS if cuda else on_a_cpu:

@@ -219,8 +219,8 @@ MUTANTS = {
     ),
     "validation: the same noise in every batch": Mutant(
         "train/module.py",
-        '"validate", batch_idx)',
-        '"validate")',
+        "self._validated + self.global_rank",
+        "self.global_rank",
         "train/test_module.py::test_validation_draws_are_other_ones_in_every_batch",
     ),
     "labels: those that were to be kept are dropped": Mutant(

@@ -7,7 +7,7 @@ from commands import TINY
 from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.precision import autocast, choose_precision, fastest_precision
-from lit_diffusion.models.blocks import attention
+from lit_diffusion.models.blocks import MOST_PLAIN_PIXELS, attention
 from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.train.run import train
 
@@ -16,34 +16,45 @@ SMALL = ["debug=limit", "callbacks.samples=null", *TINY["small_unet"]]
 
 
 @pytest.fixture
-def amx(monkeypatch):
-    """amx(has): a CPU with or without matrix units, as far as torch is asked."""
+def cpu_with(monkeypatch):
+    """cpu_with(*names): a CPU with these instructions and no others, as far as torch is asked."""
 
-    def pretend(has: bool):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({"amx_bf16": has}))
+    def pretend(*names: str):
+        found = MappingProxyType(dict.fromkeys(names, True))
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
 
     return pretend
 
 
-def test_the_fastest_precision_is_that_of_the_matrix_units(amx):
-    amx(True)
-    assert fastest_precision(CPU)[0] == choose_precision("auto", CPU) == "bf16-mixed"
-    amx(False)
-    assert fastest_precision(CPU)[0] == choose_precision("auto", CPU) == "32-true"
+@pytest.mark.parametrize(
+    "instructions, precision",
+    [
+        (["avx2"], "32-true"),
+        (["avx2", "avx512_f"], "32-true"),
+        (["avx2", "avx512_f", "avx512_bf16"], "bf16-mixed"),
+        (["amx_tile", "amx_bf16"], "bf16-mixed"),
+    ],
+)
+def test_the_fastest_precision_is_that_of_the_matrix_instructions(cpu_with, instructions, precision):
+    cpu_with(*instructions)
+    assert fastest_precision(CPU)[0] == choose_precision("auto", CPU) == precision
+
+
+def test_a_precision_that_there_is_not_is_refused():
     assert choose_precision("16-mixed", CPU) == "16-mixed"
     with pytest.raises(ConfigError, match="precision is bf16: choose 32-true, auto, bf16-mixed or 16-mixed"):
         choose_precision("bf16", CPU)
 
 
-def test_auto_is_said_kept_in_the_checkpoint_and_by_those_who_go_on(config, amx, caplog, tmp_path):
+def test_auto_is_said_kept_in_the_checkpoint_and_by_those_who_go_on(config, cpu_with, caplog, tmp_path):
     caplog.set_level("INFO")
     options = [*SMALL, "trainer.precision=auto"]
-    amx(True)
+    cpu_with("avx512_bf16")
     train(config(*options, f"out={tmp_path}/one"))
-    assert "precision: bf16-mixed, since this CPU has units for matrices of bfloat16" in caplog.text
+    assert "precision: bf16-mixed, since this CPU multiplies matrices of bfloat16" in caplog.text
     last = tmp_path / "one" / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["hyper_parameters"]["trainer"]["precision"] == "bf16-mixed"
-    amx(False)
+    cpu_with()
     _, objects = train(config(*options, "trainer.max_epochs=2", f"ckpt={last}", f"out={tmp_path}/two"))
     assert objects["trainer"].precision == "bf16-mixed"
     assert "precision: bf16-mixed, since the run began with it" in caplog.text
@@ -69,11 +80,14 @@ def test_gradients_are_clipped_before_a_fused_step(config, precision):
     assert moved == pytest.approx([1e-3, 1e-4], rel=0.01)
 
 
-def test_attention_in_bfloat16_is_the_fused_kernels():
-    """Forwards and backwards, within what bfloat16 resolves."""
-    q, k, v = torch.randn(3, 2, 4, 49, 16, generator=torch.manual_seed(0), requires_grad=True)
+@pytest.mark.parametrize("pixels", [49, MOST_PLAIN_PIXELS + 1])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_attention_in_bfloat16_is_the_fused_kernels(pixels, precision):
+    """Forwards and backwards, within what bfloat16 resolves, with autocast and without."""
+    q, k, v = torch.randn(3, 2, 4, pixels, 16, generator=torch.manual_seed(0), requires_grad=True)
     full = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    half = attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    with autocast(precision, CPU):
+        half = attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), full, atol=0.02, rtol=0.02)
     weight = torch.randn(full.shape, generator=torch.manual_seed(1))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lit_diffusion.checkpoint import build_denoiser, load_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.train.callbacks.ema import EMA
 from lit_diffusion.train.run import build_module, build_trainer, main, train
 
@@ -356,6 +357,14 @@ def test_numbers_that_stop_being_finite_end_the_run(config, tmp_path):
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
         weights = torch.load(path, weights_only=True)["state_dict"].values()
         assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_an_average_that_is_not_finite_is_never_saved(tmp_path):
+    contents = {"state_dict": {"w": torch.ones(2)}, "global_step": 3}
+    broken = {"ema": {"average": {"w": torch.tensor([1.0, float("inf")])}}}
+    with pytest.raises(ConfigError, match="after step 3 w isn't finite"):
+        AtomicCheckpointIO().save_checkpoint({**contents, "callbacks": broken}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_folder_is_one_run(config, tmp_path):

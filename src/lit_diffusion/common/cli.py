@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.log import log
+from lit_diffusion.common.multirun import SweepFolder, failures, in_multirun, write_job
 
 PACKAGE = Path(__file__).parents[1]
 # A wheel carries conf/ inside the package; in a checkout it stands at the top.
@@ -53,36 +54,49 @@ def command(verb: str) -> None:
     """Run the command line of a verb: compose its config from ``sys.argv``, and do what it says.
 
     A user's mistake is printed as one sentence, and the exit status is 1; in a multirun the other jobs
-    still run. HYDRA_FULL_ERROR=1 shows the traceback instead.
+    still run, and those that failed are listed at its end. HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     if verb in SHORTCUTS and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
         sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
     if unclear := unclear_override(verb, sys.argv[1:]):
         sys.exit(f"error: {unclear}")
-    mistakes = []
+    failed = []
 
     @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
     def job(cfg: DictConfig) -> float | None:
+        value = failure = None
         try:
-            return import_module(f"lit_diffusion.{verb}.run").main(cfg)
+            value = import_module(f"lit_diffusion.{verb}.run").main(cfg)
         except KeyboardInterrupt as stop:
             sys.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
-            sentence = explain(error)
-            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            failure = explain(error)
+            if os.environ.get("HYDRA_FULL_ERROR") == "1" or (failure is None and not in_multirun()):
                 raise
-            mistakes.append(sentence)
-            log.error(f"error: {sentence}")
-            return None
+            if failure is None:
+                failure = f"{type(error).__name__}: {error}"
+                log.exception("a fault of the program, or of a part that was added to it")
+            log.error(f"error: {failure}")
+            failed.append(failure)
+        if in_multirun():
+            write_job(failure)
+        return value
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
-    job()
-    sys.exit(1 if mistakes else 0)
+    try:
+        job()
+    finally:
+        if SweepFolder.path and (lines := failures(SweepFolder.path)):
+            print(*lines, sep="\n", file=sys.stderr)
+    sys.exit(1 if failed else 0)
 
 
 def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
     """Return the sentence for an override that Hydra refuses in words that lead nowhere, None for none."""
+    kinds = "".join("-" if override.startswith("-") else "=" for override in overrides)
+    if between := re.search("=(-)+=", kinds):
+        return f"{overrides[between.start(1)]} stands between overrides: put it before all of them"
     for override in overrides:
         key, _, value = override.partition("=")
         if value in ("", "null") and "=" in override and Path(CONFIG_DIR, key).is_dir():

@@ -29,19 +29,21 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def fastest_precision(device: torch.device) -> tuple[str, str]:
     """Return the fastest precision that training bears on the device, and why it is that one."""
-    if has_bfloat16_units(device):
-        return "bf16-mixed", f"this {device.type.upper()} has units for matrices of bfloat16"
-    return FULL, f"this {device.type.upper()} has no units for matrices of bfloat16"
+    if multiplies_bfloat16(device):
+        return "bf16-mixed", f"this {device.type.upper()} multiplies matrices of bfloat16"
+    return FULL, f"this {device.type.upper()} has no instructions for matrices of bfloat16"
 
 
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Return whether the device has units that multiply matrices of bfloat16.
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions that multiply matrices of bfloat16.
 
-    On a CPU they are AMX: its vector instructions for bfloat16 alone were measured to gain nothing.
+    On a CPU they are AMX or AVX-512's own; docs/speed.md has what each gains. Without them bfloat16 was
+    measured to be 14 times slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

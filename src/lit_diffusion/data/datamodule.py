@@ -21,7 +21,10 @@ class Source(Protocol):
         """Fetch what is missing; Lightning calls it once per machine."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Load images (N, C, H, W) uint8 and labels (N,) int64."""
+        """Load images (N, C, H, W) uint8, from 0 to 255, and labels (N,) int64, from 0 on.
+
+        NumPy's arrays will do.
+        """
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -130,14 +133,15 @@ class ImageDataModule(L.LightningDataModule):
             )
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
-        images, labels = self.source.load(train)
+        images, labels = (torch.as_tensor(part) for part in self.source.load(train))
+        check_data(type(self.source).__name__, images, labels)
         if images.shape[1:] != self.image_shape or labels.max() >= self.num_classes:
             raise ConfigError(
                 f"the data has images of shape {tuple(images.shape[1:])} and labels up to {labels.max()}, "
                 f"but data.channels, data.image_size and data.num_classes say {self.image_shape} and "
                 f"{self.num_classes} classes"
             )
-        return images, labels
+        return images, labels.long()
 
     def _order(
         self,
@@ -174,6 +178,23 @@ class ImageDataModule(L.LightningDataModule):
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
         within = epochs.ready > epochs.processed  # else an epoch was finished, and its batches still count
         return epochs.processed, batches.completed if within else 0
+
+
+def check_data(source: str, images: Tensor, labels: Tensor) -> None:
+    """Raise ConfigError unless a source's images and labels are of the kinds that ``Source`` says."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ConfigError(
+            f"{source} has images of {str(images.dtype).removeprefix('torch.')} and shape "
+            f"{tuple(images.shape)}: load uint8 from 0 to 255, (N, C, H, W)"
+        )
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != images.shape[:1] or not integers:
+        raise ConfigError(
+            f"{source} has labels of {str(labels.dtype).removeprefix('torch.')} and shape "
+            f"{tuple(labels.shape)} for {len(images)} images: load whole numbers, (N,)"
+        )
+    if labels.min() < 0:
+        raise ConfigError(f"{source} has a label {labels.min()}: load labels from 0 on")
 
 
 def validation_images(data: ImageDataModule, n: int) -> Tensor:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -170,9 +171,17 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         known = () if first.evaluation.samples or run.evaluation.samples else ("n",)
         for key in (*known, *COMPARABLE):
-            ours, theirs = first.evaluation.get(key), run.evaluation.get(key)
+            ours, theirs = compared(first.evaluation, key), compared(run.evaluation, key)
             if ours != theirs:
                 raise ConfigError(
                     f"{run.choice} has {key} {theirs}, but {first.choice} has {ours}: their scores can't be "
                     "compared; give all choices the same"
                 )
+
+
+def compared(evaluation: DictConfig, key: str) -> Any:
+    """Return a key of an evaluation, less what may differ between its seeds."""
+    value = evaluation.get(key)
+    if isinstance(value, DictConfig):
+        value = {name: part for name, part in plain(value).items() if name != "seed"}
+    return value

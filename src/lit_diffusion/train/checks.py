@@ -5,8 +5,6 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lit_diffusion.common.build import REFUSALS, refused
@@ -17,6 +15,7 @@ from lit_diffusion.common.errors import (
     check_whole_number,
     is_number,
 )
+from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.train.module import LitDiffusion
 
 GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
@@ -103,11 +102,6 @@ def check_devices(trainer: DictConfig) -> None:
             f"trainer.strategy is {strategy} with trainer.devices {devices}, which starts this command anew "
             "for each process and would start the whole multirun anew: use trainer.strategy=ddp_spawn with -m"
         )
-
-
-def in_multirun() -> bool:
-    """Return whether this is a job of a Hydra multirun."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def check_labels(known: int, given: int) -> None:

@@ -66,6 +66,7 @@ class LitDiffusion(L.LightningModule):
         self.min_snr_gamma = min_snr_gamma
         self.fixed_noise = fixed_noise
         self.seed = seed
+        self._validated = 0  # images of this validation so far, of all processes
         self.train_loss = BinnedMean()
         self.val_loss = BinnedMean()
 
@@ -103,18 +104,22 @@ class LitDiffusion(L.LightningModule):
         y = torch.where(uniform < self.label_dropout, self.denoiser.null(y), y)
         loss = self.losses(x, self._condition(y), t, eps)
         self.train_loss.update(loss.detach(), t)
-        return loss.mean()
+        return loss.mean() * self._share_of_window(batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > self._logged_step:
             self._logged_step = self.global_step
             self._log_losses("train", self.train_loss)
 
+    def on_validation_epoch_start(self) -> None:
+        self._validated = 0
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
         if len(x) == 0:  # the last batch can be too small for every process to get an image
             return
-        t, eps = self._draw_fixed(x, batch_idx)
+        t, eps = self._draw_fixed(x)
+        self._validated += len(x) * self.trainer.world_size
         self.val_loss.update(self.losses(x, self._condition(y), t, eps), t)
 
     def on_validation_epoch_end(self) -> None:
@@ -174,6 +179,16 @@ class LitDiffusion(L.LightningModule):
             return 0, 0
         return self.global_step, batch_idx % self.trainer.accumulate_grad_batches
 
+    def _share_of_window(self, batch_idx: int) -> float:
+        """Return what a batch's gradient is multiplied by, so that a step has the mean over its batches.
+
+        Lightning divides by the number of batches that are accumulated; an epoch's last step may have
+        fewer.
+        """
+        accumulated, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first = batch_idx - batch_idx % accumulated
+        return accumulated / min(accumulated, batches - first)
+
     def _draw(self, x: Tensor, *key: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw times (B,), noise like x, and uniform numbers (B,): this process's share of the batch."""
         rank, world_size = self.global_rank, self.trainer.world_size
@@ -184,11 +199,11 @@ class LitDiffusion(L.LightningModule):
         eps, uniform = torch.randn(n, *x.shape[1:], **like), torch.rand(n, **like)
         return t[rank::world_size], eps[rank::world_size], uniform[rank::world_size]
 
-    def _draw_fixed(self, x: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def _draw_fixed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Draw times (B,) and noise like x for validation: a function of each image's place in the data."""
-        rank, world_size = self.global_rank, self.trainer.world_size
-        places = range(rank, rank + len(x) * world_size, world_size)
-        seed = rng.key_to_seed(self.seed, "validate", batch_idx)
+        first, world_size = self._validated + self.global_rank, self.trainer.world_size
+        places = range(first, first + len(x) * world_size, world_size)
+        seed = rng.key_to_seed(self.seed, "validate")
         noise = rng.ImageNoise(seed, places, x.shape[1:], self.device)
         t = torch.cat([self.denoiser.schedule.random_times(1, g) for g in noise.generators])
         return t.to(self.device), noise()

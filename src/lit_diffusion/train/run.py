@@ -23,6 +23,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import locked, make_folder
 from lit_diffusion.common.log import log
 from lit_diffusion.common.loggers import finish_wandb
+from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
@@ -36,7 +37,6 @@ from lit_diffusion.train.checks import (
     check_lr_scheduler,
     check_optimizer,
     check_values,
-    in_multirun,
 )
 from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
 from lit_diffusion.train.module import LitDiffusion
