@@ -1,6 +1,5 @@
 """Faults injected for real into running commands: full disks, lost folders, signals."""
 
-import signal
 from pathlib import Path
 
 import pytest

@@ -211,7 +211,7 @@ def test_data_that_differ_in_the_seed_alone_can_be_compared():
     runs = [Run("plain", seed, None, evaluation) for seed, evaluation in enumerate(evaluations)]
     check_comparable(runs)
     evaluations[1].data.val_size = 60
-    with pytest.raises(ConfigError, match="plain has data .* but plain has"):
+    with pytest.raises(ConfigError, match=r"plain has data .* but plain has"):
         check_comparable(runs)
 
 
