@@ -3,13 +3,13 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test quick test-gpu lint format docs bench mutants same kill-test clean
+.PHONY: help train test quick test-slow test-gpu fuzz lint format docs bench mutants same kill-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: .venv/installed ## Train the quick-start recipe on MNIST and draw a grid of digits
-	@echo "The quick start takes about 8 minutes on 2 CPU cores, less on more."
+	@echo "The quick start takes about 5 minutes on 2 CPU cores, less on more."
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed-test ## Run the test suite
@@ -18,6 +18,12 @@ test: .venv/installed-test ## Run the test suite
 quick: .venv/installed-test ## Run the core of the mathematics and one training, in about a minute
 	$(BIN)/pytest -q -n 2 tests/maths/test_predictions.py tests/maths/test_schedules.py tests/maths/test_oracle.py \
 		tests/common/test_rooms.py tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
+
+test-slow: .venv/installed-test ## Run the tests that take minutes: two processes, two hundred epochs
+	$(BIN)/pytest -m slow
+
+fuzz: .venv/installed-test ## Read damaged files for ten minutes or so: make fuzz [EXAMPLES=4000]
+	EXAMPLES=$(or $(EXAMPLES),4000) $(BIN)/pytest -q -n 2 tests/faults/test_readers.py
 
 test-gpu: .venv/installed-test ## Run the tests that need a GPU
 	$(BIN)/pytest -m gpu

@@ -11,7 +11,9 @@ import pytest
 from commands import DIGITS, ROOT, TINY, run_python
 from forked import run_script
 
-from lit_diffusion.common.cli import VERBS
+from lit_diffusion.common.cli import VERBS, composed
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.train.run import train
 
 TRAIN = str(ROOT / "train.py")
 DEBUG = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim"]
@@ -142,6 +144,19 @@ def test_a_fault_in_one_job_of_a_multirun_leaves_the_others(tmp_path):
     assert "1 of 2 jobs failed:" in result.stderr
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_jobs_of_a_multirun_do_not_write_over_each_other(tmp_path):
+    sampling = ["-m", "lit_diffusion.sample", "-m", "n=1", "steps=1", "gif=false", "seed=0,1", "out=same"]
+    result = run_script(*sampling, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "error: out is same, where another job of this multirun has written (sweep/0)" in result.stderr
+    assert (tmp_path / "same" / "grid.png").is_file()
+
+
+def test_outside_of_a_command_a_folder_is_to_be_named():
+    with pytest.raises(ConfigError, match="this is none: give out=DIR"):
+        train(composed("train", ["debug=limit"]))
 
 
 def test_multirun_with_ddp_is_refused(tmp_path):

@@ -17,6 +17,9 @@ MISTAKES = {
     "train": """
         seed=abc                                            seed is abc
         seed=1 --config-dir=conf data.seed=2                --config-dir=conf stands between overrides
+        data.source.root=~/data                             data.source.root is ~/data, and only a shell
+        ckpt='"~/last.ckpt"'                                ~/last.ckpt", and only a shell
+        hydra.job.chdir=true                                hydra.job.chdir is true
         seed=null                                           seed is None
         seed=-1                                             seed is -1
         seed=1.5                                            seed is 1.5

@@ -87,36 +87,47 @@ def different(one: object, other: object, where: str = "") -> str | None:
     return None if one == other else f"{where}: {one} and {other}"
 
 
+def undisturbed(folder: Path, name: str) -> tuple[float, tuple[dict, list[dict[str, str]]]]:
+    """Return how long a run takes that nothing disturbs, and what it leaves."""
+    train(folder, f"{name}-warm", *RUNS[name])
+    seconds = train(folder, f"{name}-straight", *RUNS[name])
+    return seconds, end(folder, f"{name}-straight")
+
+
+def killed(
+    folder: Path, name: str, number: int, seconds: float, draw: random.Random
+) -> tuple[float, list[str]]:
+    """Kill a run that takes so many seconds, and go on to its end; kill some twice.
+
+    Returns:
+        After how many seconds it was killed, and the folders of its parts.
+    """
+    parts = [f"{number}-{name}"]
+    first = draw.uniform(0, seconds)
+    train(folder, parts[0], *RUNS[name], kill_after=first)
+    for again in (draw.random() < 0.3, False):
+        last = folder / parts[-1] / "checkpoints" / "last.ckpt"
+        if last.is_file() and epochs_trained(read_checkpoint(last)) == EPOCHS:
+            break  # killed after its last checkpoint
+        ckpt = [f"ckpt={last}"] if last.is_file() else []
+        if not ckpt:
+            parts = parts[:-1]
+        parts.append(f"{number}-{name}-{len(parts)}-{again}")
+        kill_after = draw.uniform(0, seconds) if again else None
+        train(folder, parts[-1], *RUNS[name], *ckpt, kill_after=kill_after)
+        if not again:
+            break
+    return first, parts
+
+
 def main(n: int, seed: int = 0) -> None:
     folder, draw, failed = Path(tempfile.mkdtemp()), random.Random(seed), 0
-    straight, seconds = {}, {}
-    for name, overrides in RUNS.items():
-        train(folder, f"{name}-warm", *overrides)
-        seconds[name] = train(folder, f"{name}-straight", *overrides)
-        straight[name] = end(folder, f"{name}-straight")
+    straight = {name: undisturbed(folder, name) for name in RUNS}
     for number in range(n):
         name = draw.choice([*RUNS])
-        parts = [f"{number}-{name}"]
-        first = draw.uniform(0, seconds[name])
-        train(folder, parts[0], *RUNS[name], kill_after=first)
-        for again in (draw.random() < 0.3, False):
-            last = folder / parts[-1] / "checkpoints" / "last.ckpt"
-            if last.is_file() and epochs_trained(read_checkpoint(last)) == EPOCHS:
-                break  # killed after its last checkpoint
-            ckpt = [f"ckpt={last}"] if last.is_file() else []
-            if not ckpt:
-                parts = parts[:-1]
-            parts.append(f"{number}-{name}-{len(parts)}-{again}")
-            train(
-                folder,
-                parts[-1],
-                *RUNS[name],
-                *ckpt,
-                kill_after=draw.uniform(0, seconds[name]) if again else None,
-            )
-            if not again:
-                break
-        wrong = different(straight[name], end(folder, *parts))
+        seconds, expected = straight[name]
+        first, parts = killed(folder, name, number, seconds, draw)
+        wrong = different(expected, end(folder, *parts))
         failed += wrong is not None
         print(f"{number + 1}: {name}, killed after {first:.2f} s: {wrong or 'equal'}", flush=True)
     print(f"{n - failed} of {n} equal")

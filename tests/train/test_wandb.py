@@ -102,10 +102,18 @@ def test_a_resumed_run_goes_on_in_its_wandb_run(trained, tmp_path):
     assert run_ids(tmp_path / "third") != run_ids(tmp_path / "first")
 
 
-def test_a_key_without_a_network_goes_offline(trained, tmp_path):
-    nowhere = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    result = trained("hydra.run.dir=run", "logger.wandb.init_timeout=2", **nowhere)
-    assert "W&B can't be reached" in result.stdout
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {"WANDB_MODE": "online"},
+        {"WANDB_MODE": "bogus"},
+    ],
+)
+def test_a_server_that_cannot_be_used_goes_offline(trained, tmp_path, environment):
+    """No network, no key, no such mode."""
+    result = trained("hydra.run.dir=run", "logger.wandb.init_timeout=2", **environment)
+    assert "W&B can't be used" in result.stdout
     assert result.stdout.count("W&B logs offline") == 1
     assert any(history(records(tmp_path / "run"), "val/loss"))
 

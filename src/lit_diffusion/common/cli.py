@@ -79,7 +79,7 @@ def command(verb: str) -> None:
             log.error(f"error: {failure}")
             failed.append(failure)
         if in_multirun():
-            write_job(failure)
+            write_job(str(cfg.get("out")), failure)
         return value
 
     if threading.current_thread() is threading.main_thread():
@@ -94,6 +94,12 @@ def command(verb: str) -> None:
 
 def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
     """Return the sentence for an override that Hydra refuses in words that lead nowhere, None for none."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value.lstrip("\"'").startswith("~/"):
+            return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
+        if key == "hydra.job.chdir" and value.lower() == "true":
+            return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
     kinds = "".join("-" if override.startswith("-") else "=" for override in overrides)
     if between := re.search("=(-)+=", kinds):
         return f"{overrides[between.start(1)]} stands between overrides: put it before all of them"

@@ -39,8 +39,8 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
         mode = mode or ("online" if wandb.login(prompt=False) else "offline")
         logger = LastingWandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
         define_metrics(logger)
-    except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
-        log.info(f"W&B can't be reached ({str(error).splitlines()[0]})")
+    except (wandb.errors.Error, ValueError) as error:  # no network, no right to write, no such mode
+        log.info(f"W&B can't be used ({' '.join(str(error).split())})")
         mode = "offline"
         logger = LastingWandbLogger(mode=mode, **settings)
         define_metrics(logger)

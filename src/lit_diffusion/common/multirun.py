@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lit_diffusion.common.files import write_json
 
-JOB = "job.json"  # in a job's folder: its overrides, and the sentence of its failure, or null
+JOB = "job.json"  # in a job's folder: its overrides, where it wrote, and the sentence of its failure, or null
 
 
 class SweepFolder(Callback):
@@ -28,17 +28,35 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def write_job(failure: str | None) -> None:
-    """Write how the job that runs has ended: the sentence of its failure, None if it did what it should."""
+def write_job(out: str, failure: str | None) -> None:
+    """Write how the job that runs has ended.
+
+    Args:
+        out: the folder that it wrote to.
+        failure: the sentence of its failure, None if it did what it should.
+    """
     hydra = HydraConfig.get()
-    write_json(
-        Path(hydra.runtime.output_dir, JOB), {"overrides": list(hydra.overrides.task), "failure": failure}
-    )
+    job = {"overrides": list(hydra.overrides.task), "out": out, "failure": failure}
+    write_json(Path(hydra.runtime.output_dir, JOB), job)
+
+
+def read_jobs(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return the jobs of a multirun's folder that have ended, by their folders."""
+    return {path.parent: json.loads(path.read_text()) for path in sorted(folder.rglob(JOB))}
+
+
+def job_that_wrote_to(out: str) -> Path | None:
+    """Return the folder of an earlier job of this multirun that wrote to ``out``, None for none."""
+    if not in_multirun():
+        return None
+    hydra = HydraConfig.get()
+    jobs = read_jobs(Path(hydra.sweep.dir)).items()
+    return next((folder for folder, job in jobs if job["out"] == str(out) and not job["failure"]), None)
 
 
 def failures(folder: Path) -> list[str]:
     """Return a line for each job that failed: its overrides, its folder and the reason."""
-    jobs = {path.parent: json.loads(path.read_text()) for path in sorted(folder.rglob(JOB))}
+    jobs = read_jobs(folder)
     failed = {path: job for path, job in jobs.items() if job["failure"]}
     if not failed:
         return []

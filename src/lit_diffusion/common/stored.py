@@ -100,6 +100,8 @@ def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:
             raise ConfigError(
                 f"the checkpoint's {inner} is {config}, which no run writes: choose another file"
             )
+        if not isinstance(name, str):
+            raise ConfigError(f"the checkpoint's {inner} is {name}, which no run writes: choose another file")
         if name not in known and name not in trust:
             raise ConfigError(
                 f"the checkpoint's {inner} is {name}, which conf/{part}/ doesn't name and which may do "

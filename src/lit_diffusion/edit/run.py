@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lit_diffusion.common.build import build
 from lit_diffusion.common.cli import check_chosen
-from lit_diffusion.common.configs import plain
-from lit_diffusion.common.errors import ConfigError, check_installed, check_text, check_whole_number
+from lit_diffusion.common.configs import check_out, plain
+from lit_diffusion.common.errors import ConfigError, check_installed, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, load_png, save_png
 from lit_diffusion.common.log import log
@@ -36,7 +36,7 @@ def edit(cfg: DictConfig) -> list[Path]:
         ConfigError: matplotlib is missing, or anything that the edit can't work with.
     """
     check_chosen(cfg, "edit")
-    check_text("out", cfg.out)
+    check_out(cfg)
     check_installed("edits need", ["matplotlib"], extra="figures")
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     check_whole_number("dpi", cfg.dpi, 10, 1000)

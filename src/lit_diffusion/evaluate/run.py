@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.common.build import build
-from lit_diffusion.common.configs import plain
+from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_switch, check_text, check_whole_number
 from lit_diffusion.common.files import make_folder
@@ -76,7 +76,7 @@ def evaluate(cfg: DictConfig, evaluators: EvaluatorCache | None = None) -> tuple
     """
     evaluators = evaluators or EvaluatorCache()
     check_evaluation(cfg)
-    check_text("out", cfg.out)
+    check_out(cfg)
     result = evaluate_model(cfg, evaluators) if cfg.samples is None else evaluate_file(cfg, evaluators)
     return result, Path(cfg.out) / RESULT
 

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common.errors import ConfigError, check_installed, check_text
+from lit_diffusion.common.configs import check_out
+from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 from lit_diffusion.common.stored import check_trust
@@ -39,7 +40,7 @@ def export(cfg: DictConfig) -> list[Path]:
     Raises:
         ConfigError: an unknown format, what the format needs, or a model that it can't express.
     """
-    check_text("out", cfg.out)
+    check_out(cfg)
     check_trust(cfg.trust)
     if str(cfg.format) not in PACKAGES:
         raise ConfigError(f"format is {cfg.format}: choose one of {', '.join(PACKAGES)}")

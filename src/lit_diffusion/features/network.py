@@ -131,9 +131,10 @@ def load_features(name: str, key: str = "features") -> FeatureNetwork:
         )
     try:
         weights, metadata = read_weights(path)
-        classifier = Classifier(**metadata["network"])
-        classifier.load_state_dict(weights)
-    except (RuntimeError, KeyError, TypeError):
+        with torch.device("meta"):  # costs no memory, whatever sizes the file has
+            classifier = Classifier(**metadata["network"])
+        classifier.load_state_dict(weights, assign=True)
+    except (RuntimeError, KeyError, TypeError, ValueError, OverflowError):
         raise ConfigError(
             f"{key} is {name}, which is truncated or no feature network: choose another"
         ) from None

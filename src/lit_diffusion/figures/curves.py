@@ -136,11 +136,23 @@ def read_metrics(run: str | None) -> list[dict[str, str]]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: give the folder of a run that logged with logger=csv")
     rows: list[dict[str, str]] = []
-    for part in (*earlier_metrics(path), path):
-        with part.open(newline="") as file:
-            later = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]  # whole ones
-        rows = continued(rows, later)
+    try:
+        for part in (*earlier_metrics(path), path):
+            with part.open(newline="") as file:
+                later = [row for row in csv.DictReader(file) if is_whole(row)]
+            rows = continued(rows, later)
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ConfigError(f"{path} is no file of metrics ({error!r}): choose another run") from None
     return rows
+
+
+def is_whole(row: dict[str, str]) -> bool:
+    """Return whether a row has a step and numbers, as the last one of a run that was killed may not."""
+    try:
+        numbers = [float(text) for text in row.values() if text]
+        return row["step"].isdecimal() and len(numbers) > 1
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def continued(rows: list[dict[str, str]], later: list[dict[str, str]]) -> list[dict[str, str]]:

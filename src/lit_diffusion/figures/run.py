@@ -6,7 +6,8 @@ from omegaconf import DictConfig
 
 from lit_diffusion.common.build import build
 from lit_diffusion.common.cli import check_chosen
-from lit_diffusion.common.errors import check_installed, check_text, check_whole_number
+from lit_diffusion.common.configs import check_out
+from lit_diffusion.common.errors import check_installed, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 
@@ -27,7 +28,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
         ConfigError: matplotlib is missing, or what the figure needs.
     """
     check_chosen(cfg, "figure")
-    check_text("out", cfg.out)
+    check_out(cfg)
     check_installed("figures need", ["matplotlib"], extra="figures")
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)

@@ -10,12 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from lit_diffusion.common.configs import plain
+from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import (
     ConfigError,
     check_bytes,
     check_switch,
-    check_text,
     check_whole_number,
 )
 from lit_diffusion.common.files import atomic_write, make_folder
@@ -52,7 +51,7 @@ def sample(cfg: DictConfig) -> list[Path]:
             of another sampling.
     """
     check_sampling(cfg)
-    check_text("out", cfg.out)
+    check_out(cfg)
     loaded = load(cfg)
     y = conditions(cfg, loaded.denoiser)
     out = make_folder(cfg.out)

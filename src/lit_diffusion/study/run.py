@@ -8,8 +8,8 @@ from omegaconf import DictConfig, ListConfig
 
 from lit_diffusion.checkpoint import read_checkpoint
 from lit_diffusion.common.cli import check_chosen
-from lit_diffusion.common.configs import plain
-from lit_diffusion.common.errors import ConfigError, check_text, check_whole_number
+from lit_diffusion.common.configs import check_out, plain
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
 from lit_diffusion.evaluate.report import SCORES
@@ -54,7 +54,7 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     Raises:
         ConfigError: anything that a study, a training or an evaluation can't work with.
     """
-    check_text("out", cfg.out)
+    check_out(cfg)
     check_study(cfg)
     out = Path(cfg.out)
     runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from lit_diffusion.common.build import REFUSALS, refused
+from lit_diffusion.common.configs import check_out
 from lit_diffusion.common.errors import (
     ConfigError,
     check_number,
@@ -31,7 +32,7 @@ OURS = {  # arguments of Lightning's Trainer that the run sets itself, and what 
 
 def check_values(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the parts are."""
-    check_text("out", cfg.out)
+    check_out(cfg)
     check_text("optimized_metric", cfg.optimized_metric)
     check_whole_number("seed", cfg.seed, 0, 2**32 - 1)
     for group in GROUPS:
