@@ -159,6 +159,26 @@ def test_outside_of_a_command_a_folder_is_to_be_named():
         train(composed("train", ["debug=limit"]))
 
 
+@pytest.mark.parametrize(
+    "left", [{"LOCAL_RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "8"}, {"SLURM_PROCID": "2"}]
+)
+def test_ranks_that_another_launcher_left_in_the_environment(tmp_path, left):
+    """A run of one process writes all its files."""
+    result = run_python(TRAIN, *DEBUG, "logger=csv", "hydra.run.dir=run", cwd=tmp_path, **left)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "csv" / "metrics.csv").is_file()
+    assert list((tmp_path / "run" / "samples").glob("grid_*.png"))
+
+
+def test_a_terminal_without_utf8(tmp_path):
+    data = ["data=mnist", "data.source._target_=digits.Mnist", "n=6", "k=2", "steps=1", "logger=none"]
+    less = ["second=false", "cas_images=0", "bits_n=0", "memorisation=false"]
+    plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    result = run_python("-m", "lit_diffusion.evaluate", *data, *less, cwd=tmp_path, **plain)
+    assert result.returncode == 0, result.stderr
+    assert "class accuracy" in result.stdout
+
+
 def test_multirun_with_ddp_is_refused(tmp_path):
     jobs = ["-m", *DEBUG, "schedule=cosine,flow", "trainer=ddp_cpu"]
     result = run_script(TRAIN, *jobs, cwd=tmp_path)

@@ -21,6 +21,10 @@ MISTAKES = {
         ckpt='"~/last.ckpt"'                                ~/last.ckpt", and only a shell
         hydra.job.chdir=true                                hydra.job.chdir is true
         seed=null                                           seed is None
+        'out=a b/c=d'                                       give 'out="a b/c=d"'
+        ckpt=modèle.ckpt                                    give 'ckpt="modèle.ckpt"'
+        +trainer.val_check_interval=1000                    trainer.val_check_interval is 1000
+        +trainer.num_nodes=2                                trainer.num_nodes is 2
         seed=-1                                             seed is -1
         seed=1.5                                            seed is 1.5
         seed=true                                           seed is True

@@ -107,15 +107,21 @@ def test_a_resumed_run_goes_on_in_its_wandb_run(trained, tmp_path):
     [
         {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
         {"WANDB_MODE": "online"},
-        {"WANDB_MODE": "bogus"},
     ],
 )
 def test_a_server_that_cannot_be_used_goes_offline(trained, tmp_path, environment):
-    """No network, no key, no such mode."""
+    """No network, no key."""
     result = trained("hydra.run.dir=run", "logger.wandb.init_timeout=2", **environment)
     assert "W&B can't be used" in result.stdout
     assert result.stdout.count("W&B logs offline") == 1
     assert any(history(records(tmp_path / "run"), "val/loss"))
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(run, tmp_path):
+    result = run(str(ROOT / "train.py"), *OPTIONS, "hydra.run.dir=run", WANDB_MODE="bogus")
+    assert result.returncode == 1
+    assert "error: WANDB_MODE is bogus: choose one of online, offline, " in result.stderr
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_an_evaluation_reaches_wandb_and_the_terminal(run, tmp_path):

@@ -1,5 +1,6 @@
 """The command lines of the project. Imports nothing heavy, so that --help is quick."""
 
+import io
 import os
 import re
 import runpy
@@ -14,10 +15,12 @@ from types import FrameType
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lit_diffusion.common.configs import override as quoted
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.log import log
 from lit_diffusion.common.multirun import SweepFolder, failures, in_multirun, write_job
@@ -60,6 +63,9 @@ def command(verb: str) -> None:
         sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
     if unclear := unclear_override(verb, sys.argv[1:]):
         sys.exit(f"error: {unclear}")
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ? instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     failed = []
 
     @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
@@ -100,6 +106,8 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
             return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
         if key == "hydra.job.chdir" and value.lower() == "true":
             return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
+        if not is_grammatical(override):
+            return f"{override} has a character that Hydra has a use for: give {quoted(key, value)}"
     kinds = "".join("-" if override.startswith("-") else "=" for override in overrides)
     if between := re.search("=(-)+=", kinds):
         return f"{overrides[between.start(1)]} stands between overrides: put it before all of them"
@@ -115,6 +123,14 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
                 own = f"steps={value}" if key == "sampler.steps" else "sampler=NAME too"
                 return f"{key} is {value}, but no sampler is chosen: give {own}"
     return None
+
+
+def is_grammatical(override: str) -> bool:
+    """Return whether an override, or an option, is one in Hydra's grammar."""
+    try:
+        return override.startswith("-") or bool(OverridesParser.create().parse_override(override))
+    except HydraException:
+        return False
 
 
 class Terminated(KeyboardInterrupt):

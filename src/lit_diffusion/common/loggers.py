@@ -14,9 +14,11 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import atomic_write
 from lit_diffusion.common.log import log
 
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of W&B
 METRICS = "csv/metrics.csv"  # in a run's folder
 
 
@@ -35,11 +37,13 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
     if rank_zero_only.rank != 0:
         return LastingWandbLogger(mode="disabled", **settings)
     mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise ConfigError(f"WANDB_MODE is {mode}: choose one of {', '.join(MODES)}, or leave it out")
     try:
         mode = mode or ("online" if wandb.login(prompt=False) else "offline")
         logger = LastingWandbLogger(mode=mode, settings=wandb.Settings(init_timeout=init_timeout), **settings)
         define_metrics(logger)
-    except (wandb.errors.Error, ValueError) as error:  # no network, no right to write, no such mode
+    except wandb.errors.Error as error:  # no key, no network, no right to write
         log.info(f"W&B can't be used ({' '.join(str(error).split())})")
         mode = "offline"
         logger = LastingWandbLogger(mode=mode, **settings)

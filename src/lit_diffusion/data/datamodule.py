@@ -105,6 +105,7 @@ class ImageDataModule(L.LightningDataModule):
                 f"{order.n} training images: choose a smaller one"
             )
         self._check_limit("limit_train_batches", len(order))
+        self._check_interval(len(order))
         return DataLoader(self.train_set, sampler=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
@@ -130,6 +131,20 @@ class ImageDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"trainer.{name} is {limit:g}, less than one of the {batches} batches: choose a "
                 "number of batches"
+            )
+
+    def _check_interval(self, batches: int) -> None:
+        """Raise ConfigError if an epoch has fewer batches than the trainer wants between validations."""
+        interval, limit = (
+            getattr(self.trainer, name, None) for name in ("val_check_interval", "limit_train_batches")
+        )
+        if isinstance(limit, int):
+            batches = min(batches, limit)
+        within = getattr(self.trainer, "check_val_every_n_epoch", None) is not None
+        if within and isinstance(interval, int) and interval > batches:
+            raise ConfigError(
+                f"trainer.val_check_interval is {interval}, more than the {batches} batches of an epoch: "
+                "choose fewer, or add trainer.check_val_every_n_epoch=null, which counts over epochs"
             )
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:

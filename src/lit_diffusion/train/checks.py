@@ -98,6 +98,12 @@ def check_devices(trainer: DictConfig) -> None:
         most = max(torch.cuda.device_count(), 1) if gpu else 4 * (os.cpu_count() or 1)
         if devices != -1:
             check_whole_number("trainer.devices", devices, 1, most)
+    alone = not {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "NODE_RANK", "GROUP_RANK"} & {*os.environ}
+    if trainer.get("num_nodes", 1) != 1 and alone:
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but this process was started by itself: start one on "
+            "each node, with torchrun or srun"
+        )
     if in_multirun() and strategy in ("ddp", "auto") and devices != 1:
         raise ConfigError(
             f"trainer.strategy is {strategy} with trainer.devices {devices}, which starts this command anew "

@@ -3,12 +3,10 @@
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
 
 from lit_diffusion.common.errors import ConfigError, check_switch
-from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import fastest_precision
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
@@ -29,22 +27,18 @@ def check_hardware(cfg: DictConfig) -> None:
         raise ConfigError(f"compile is {cfg.compile}: choose true, false, or one of {', '.join(MODES)}")
 
 
-def with_precision(cfg: DictConfig, start: dict[str, Any] | None) -> DictConfig:
-    """Return the config with the fastest precision in place of auto.
+def choose_precision(cfg: DictConfig, start: dict[str, Any] | None) -> tuple[str, str]:
+    """Return the precision of a run, and why it is that one.
 
     Args:
         cfg: of the run.
         start: checkpoint that the run goes on from, whose precision it keeps; None for none.
     """
     if cfg.trainer.precision != "auto":
-        return cfg
-    precision, reason = fastest_precision(training_device(cfg))
+        return cfg.trainer.precision, "the config says so"
     if start:
-        precision, reason = start["hyper_parameters"]["trainer"]["precision"], "the run began with it"
-    rank_zero_only(log.info)(f"precision: {precision}, since {reason}")
-    cfg = cfg.copy()
-    cfg.trainer.precision = precision
-    return cfg
+        return start["hyper_parameters"]["trainer"]["precision"], "the run began with it"
+    return fastest_precision(training_device(cfg))
 
 
 def training_device(cfg: DictConfig) -> torch.device:

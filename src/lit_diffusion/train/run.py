@@ -38,7 +38,7 @@ from lit_diffusion.train.checks import (
     check_optimizer,
     check_values,
 )
-from lit_diffusion.train.hardware import check_hardware, prepare_network, with_precision
+from lit_diffusion.train.hardware import check_hardware, choose_precision, prepare_network
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run
 
@@ -71,6 +71,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     check_folder(out, cfg.ckpt)
     with locked(out, "training") if rank_zero_only.rank == 0 else nullcontext():
         run.trainer.loggers = build_loggers(run.cfg, start)
+        if cfg.trainer.precision == "auto":
+            log_once("precision: {}, since {}".format(*choose_precision(cfg, start)))
         log_once(describe(run.module))
         fit(run)
     for callback in run.callbacks:
@@ -105,7 +107,8 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_hardware(cfg)
     if start:
         check_same_run(cfg, start, cfg.ckpt)
-    cfg = with_precision(cfg, start)
+    cfg = cfg.copy()
+    cfg.trainer.precision, _ = choose_precision(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = build(cfg.data, "data")
     module = build_module(cfg)
@@ -116,6 +119,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_guidance(guidance.scale, module.label_dropout)
     callbacks = build_callbacks(cfg, module)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
+    rank_zero_only.rank = trainer.global_rank  # not what another launcher left in the environment
     return Training(cfg, datamodule, module, callbacks, trainer)
 
 
