@@ -1,12 +1,14 @@
 import gzip
 import os
 import shutil
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -256,8 +258,23 @@ def test_npm_is_the_second_source(tmp_path, original, no_mirrors, monkeypatch):
     assert torch.equal(source.load(True)[0], Digits().load(True)[0])
 
 
-def test_torchvision_is_the_first_source(tmp_path, original, monkeypatch):
-    """From a mirror on this machine, gzipped and with checksums as torchvision wants them."""
+class Mirror(SimpleHTTPRequestHandler):
+    """Serves files as a mirror, and as a proxy to one, which is asked for whole addresses."""
+
+    def translate_path(self, path):
+        return super().translate_path(urlsplit(path).path)
+
+
+class BrokenMirror(Mirror):
+    """Breaks off in the middle of a file."""
+
+    def copyfile(self, source, outputfile):
+        outputfile.write(source.read()[:1000])
+
+
+@pytest.fixture
+def served(tmp_path, original, monkeypatch):
+    """served(handler): the address of the originals, gzipped and with checksums as torchvision wants them."""
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     resources = []
@@ -265,16 +282,42 @@ def test_torchvision_is_the_first_source(tmp_path, original, monkeypatch):
         packed = mirror / f"{path.name}.gz"
         packed.write_bytes(gzip.compress(path.read_bytes()))
         resources.append((packed.name, md5(packed)))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=mirror))
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
     monkeypatch.setattr(Mnist, "checksums", {p.name: md5(p) for p in original.iterdir()})
     monkeypatch.setenv("PATH", "")  # no npm
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    servers = []
+
+    def made(handler: type[Mirror]) -> str:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=mirror)))
+        Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield made
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_torchvision_is_the_first_source(tmp_path, served, monkeypatch, proxy):
+    """From a mirror on this machine, or from one that only a proxy reaches."""
+    address = served(Mirror)
+    if proxy:
+        monkeypatch.setenv("http_proxy", address)
+        monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers that there was none
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/" if proxy else address])
     source = Mnist(str(tmp_path / "data"))
     source.prepare()
-    server.shutdown()
     assert torch.equal(source.load(False)[1], Digits().load(False)[1])
+
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, served, monkeypatch):
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [served(BrokenMirror)])
+    source = Mnist(str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match="MNIST could not be fetched"):
+        source.prepare()
+    assert [path.name for path in source.raw.iterdir() if path.name != ".lock"] == []
 
 
 @pytest.mark.parametrize("kind", [Mnist, FashionMnist])

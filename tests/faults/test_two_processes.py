@@ -19,7 +19,7 @@ OPTIONS = [
     "logger=csv",
 ]
 
-# FAULT is SIGNAL:RANK,RANK: these processes get the signal in the fourth step. Lightning starts the other
+# FAULT is SIGNAL:RANK+RANK: these processes get the signal in the fourth step. Lightning starts the other
 # process by the same command, so that the fault is told by the environment.
 FAULTY = """
 import os, signal
@@ -28,7 +28,7 @@ from lit_diffusion.train.module import LitDiffusion
 name, _, ranks = os.environ.get("FAULT", "").partition(":")
 forward = LitDiffusion.training_step
 def step(self, batch, batch_idx):
-    if self.global_step == 3 and str(self.global_rank) in ranks.split(","):
+    if self.global_step == 3 and str(self.global_rank) in ranks.split("+"):
         os.kill(os.getpid(), getattr(signal, name))
     return forward(self, batch, batch_idx)
 LitDiffusion.training_step = step
@@ -59,9 +59,9 @@ def straight(training):
 @pytest.mark.parametrize(
     "fault, status, step",
     [
-        ("SIGTERM:0,1", 143, 4),
+        ("SIGTERM:0+1", 143, 4),
         ("SIGTERM:0", 143, 4),
-        ("SIGINT:0,1", 130, 4),
+        ("SIGINT:0+1", 130, 4),
         ("SIGKILL:1", None, 2),
         ("SIGKILL:0", None, 2),
     ],
