@@ -11,7 +11,7 @@ import pytest
 from commands import DIGITS, ROOT, TINY, run_python
 from forked import run_script
 
-from lit_diffusion.common.cli import VERBS, composed
+from lit_diffusion.common.cli import VERBS, composed, unclear_override
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.train.run import train
 
@@ -152,6 +152,12 @@ def test_jobs_of_a_multirun_do_not_write_over_each_other(tmp_path):
     assert result.returncode == 1
     assert "error: out is same, where another job of this multirun has written (sweep/0)" in result.stderr
     assert (tmp_path / "same" / "grid.png").is_file()
+
+
+def test_options_may_stand_before_and_after_the_overrides():
+    assert unclear_override("train", ["--config-dir", "/a b/c", "seed=1", "model=attn_unet"]) is None
+    assert unclear_override("train", ["seed=1", "--config-dir", "mine", "-m"]) is None
+    assert unclear_override("train", ["seed=1", "-m", "model=attn_unet"]).startswith("-m stands between")
 
 
 def test_outside_of_a_command_a_folder_is_to_be_named():

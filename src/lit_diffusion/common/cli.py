@@ -106,11 +106,12 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
             return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
         if key == "hydra.job.chdir" and value.lower() == "true":
             return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
-        if not is_grammatical(override):
+        if is_assignment(override) and not is_grammatical(override):
             return f"{override} has a character that Hydra has a use for: give {quoted(key, value)}"
-    kinds = "".join("-" if override.startswith("-") else "=" for override in overrides)
-    if between := re.search("=(-)+=", kinds):
-        return f"{overrides[between.start(1)]} stands between overrides: put it before all of them"
+    places = [n for n, override in enumerate(overrides) if is_assignment(override)]
+    for n, option in enumerate(overrides):
+        if option.startswith("-") and places and places[0] < n < places[-1]:
+            return f"{option} stands between overrides: put it before all of them"
     for override in overrides:
         key, _, value = override.partition("=")
         if value in ("", "null") and "=" in override and Path(CONFIG_DIR, key).is_dir():
@@ -126,11 +127,16 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
 
 
 def is_grammatical(override: str) -> bool:
-    """Return whether an override, or an option, is one in Hydra's grammar."""
+    """Return whether an override is one in Hydra's grammar."""
     try:
-        return override.startswith("-") or bool(OverridesParser.create().parse_override(override))
+        return bool(OverridesParser.create().parse_override(override))
     except HydraException:
         return False
+
+
+def is_assignment(override: str) -> bool:
+    """Return whether a word of a command line is KEY=VALUE, and no option and no option's value."""
+    return "=" in override and not override.startswith("-")
 
 
 class Terminated(KeyboardInterrupt):
