@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -203,3 +204,16 @@ def test_a_result(path, data):
     fields = {field.name: None for field in dataclasses.fields(Result)}
     text = json.dumps(data.draw(altered(fields))).encode()
     read_or_refused(Result.read, path("evaluation.json", data.draw(st.one_of(st.just(text), damaged(text)))))
+
+
+def test_samples_that_are_no_arrays_or_encrypted(path):
+    """Found by fuzzing with thousands of examples."""
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w") as file:
+        file.writestr("images.npy", "abc")
+    encrypted = bytearray(npz())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.index(header) + flags] |= 1
+    for data in (text.getvalue(), bytes(encrypted)):
+        with pytest.raises(ConfigError, match="which can't be read"):
+            read_samples(str(path("s.npz", data)))

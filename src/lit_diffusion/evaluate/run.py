@@ -1,6 +1,8 @@
 """Evaluation: a checkpoint in, scores with their floor out."""
 
+import zlib
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 from zipfile import BadZipFile
 
@@ -33,6 +35,10 @@ from lit_diffusion.sample.run import (
     sampling_settings,
     write_samples,
 )
+
+UNREADABLE_ZIP = (  # raised for a damaged file of arrays
+    OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class EvaluatorCache:
@@ -238,7 +244,9 @@ def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, BadZipFile) as error:
+        if not all(isinstance(part, (np.ndarray, NoneType)) for part in (images, labels)):
+            raise ValueError("it holds something else than arrays")
+    except UNREADABLE_ZIP as error:
         raise ConfigError(f"samples is {path}, which can't be read ({error}): give a samples.npz") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ConfigError(
