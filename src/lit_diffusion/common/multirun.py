@@ -1,4 +1,4 @@
-"""The jobs of a multirun. Each leaves a file, so that a multirun that was stopped goes on, and ends in a table."""
+"""The jobs of a multirun: each leaves a file, for the table at the end and for a multirun that goes on."""
 
 import json
 import sys
@@ -107,7 +107,7 @@ def run_once(
 
 
 def read_jobs(folder: Path) -> dict[Path, Job]:
-    """Return the jobs of a multirun's folder that have ended, by their folders, in the order of their numbers."""
+    """Return the jobs that ended in a multirun's folder, by their folders, in the order of their numbers."""
     paths = [path.parent for path in folder.rglob(JOB)]
     by_number = sorted(paths, key=lambda path: (not path.name.isdecimal(), path.name.zfill(9)))
     return {path: job for path in by_number if (job := Job.read(path))}
@@ -132,7 +132,7 @@ def swept(overrides: list[str]) -> set[str]:
 
 
 def summary() -> list[str]:
-    """Print a table of the jobs of the multirun that this process has started; return a line for each failure."""
+    """Print a table of the jobs of this process's multirun; return a line for each that failed."""
     if Multirun.folder is None:
         return []
     from rich.console import Console  # here, so that --help doesn't wait for it
