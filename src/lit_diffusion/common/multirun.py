@@ -133,12 +133,12 @@ def swept(overrides: list[str]) -> set[str]:
 
 def summary() -> list[str]:
     """Print a table of the jobs of this process's multirun; return a line for each that failed."""
-    if Multirun.folder is None:
+    if Multirun.folder is None or not (jobs := read_jobs(Multirun.folder)):
         return []
     from rich.console import Console  # here, so that --help doesn't wait for it
     from rich.table import Table
 
-    jobs, keys = read_jobs(Multirun.folder), swept(Multirun.overrides)
+    keys = swept(Multirun.overrides)
     table = Table("job", Multirun.metric or "", "minutes", "folder")
     for folder, job in jobs.items():
         varied = [o for o in job.overrides if o.partition("=")[0].lstrip("+~") in keys]
