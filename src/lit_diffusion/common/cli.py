@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_diffusion.common.configs import override as quoted
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.log import log
-from lit_diffusion.common.multirun import SweepFolder, failures, in_multirun, write_job
+from lit_diffusion.common.multirun import in_multirun, run_once, summary
 
 PACKAGE = Path(__file__).parents[1]
 # A wheel carries conf/ inside the package; in a checkout it stands at the top.
@@ -70,31 +70,25 @@ def command(verb: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
     def job(cfg: DictConfig) -> float | None:
-        value = failure = None
+        work = import_module(f"lit_diffusion.{verb}.run").main
+        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
         try:
-            value = import_module(f"lit_diffusion.{verb}.run").main(cfg)
+            return run_once(cfg, work, explain) if in_multirun() and not full else work(cfg)
         except KeyboardInterrupt as stop:
             sys.exit(143 if isinstance(stop, Terminated) else 130)
         except Exception as error:
-            failure = explain(error)
-            if os.environ.get("HYDRA_FULL_ERROR") == "1" or (failure is None and not in_multirun()):
+            if full or (sentence := explain(error)) is None:
                 raise
-            if failure is None:
-                failure = f"{type(error).__name__}: {error}"
-                log.exception("a fault of the program, or of a part that was added to it")
-            log.error(f"error: {failure}")
-            failed.append(failure)
-        if in_multirun():
-            write_job(str(cfg.get("out")), failure)
-        return value
+            log.error(f"error: {sentence}")
+            failed.append(sentence)
+            return None
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
     try:
         job()
     finally:
-        if SweepFolder.path and (lines := failures(SweepFolder.path)):
-            print(*lines, sep="\n", file=sys.stderr)
+        failed += summary()
     sys.exit(1 if failed else 0)
 
 

@@ -1,26 +1,65 @@
-"""The jobs of a multirun, each of which leaves a file for the summary at the end."""
+"""The jobs of a multirun: each leaves a file, for the table at the end and for a multirun that goes on."""
 
 import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from time import monotonic
+from typing import Any, ClassVar, Self
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import write_json
+from lit_diffusion.common.log import log
 
-JOB = "job.json"  # in a job's folder: its overrides, where it wrote, and the sentence of its failure, or null
+JOB = "job.json"  # in a job's folder
 
 
-class SweepFolder(Callback):
-    """Remembers where the jobs of the multirun that this process has started lie, None for none."""
+@dataclass(frozen=True)
+class Job:
+    """How a job of a multirun ended.
 
-    path: ClassVar[Path | None] = None
+    Attributes:
+        overrides: what it was given.
+        out: the folder that it wrote to.
+        seconds: how long it took.
+        value: what it returned, for a sweeper; None for nothing.
+        failure: the sentence of its failure; None if it did what it should.
+    """
+
+    overrides: list[str]
+    out: str
+    seconds: float
+    value: float | None
+    failure: str | None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / JOB, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Return the job that ended in this folder, None for none."""
+        path = folder / JOB
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+
+class Multirun(Callback):
+    """Remembers the multirun that this process has started, None for none."""
+
+    folder: ClassVar[Path | None] = None
+    overrides: ClassVar[list[str]] = []
+    metric: ClassVar[str | None] = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepFolder.path = Path(config.hydra.sweep.dir)
+        Multirun.folder = Path(config.hydra.sweep.dir)
+        Multirun.overrides = list(config.hydra.overrides.task)
+        Multirun.metric = config.get("optimized_metric")
 
 
 def in_multirun() -> bool:
@@ -28,37 +67,86 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def write_job(out: str, failure: str | None) -> None:
-    """Write how the job that runs has ended.
+def run_once(
+    cfg: DictConfig, work: Callable[[DictConfig], float | None], explain: Callable[[Exception], str | None]
+) -> float | None:
+    """Do the work of a job, unless an earlier multirun in its folder has done it; return what it returns.
+
+    A failure is written into the job's folder, and logged; the other jobs still run.
 
     Args:
-        out: the folder that it wrote to.
-        failure: the sentence of its failure, None if it did what it should.
+        cfg: of the job.
+        work: what it does.
+        explain: returns the sentence for an error that the user can fix, None for a fault of the program.
+
+    Raises:
+        ConfigError: another job left its file in the folder.
     """
     hydra = HydraConfig.get()
-    job = {"overrides": list(hydra.overrides.task), "out": out, "failure": failure}
-    write_json(Path(hydra.runtime.output_dir, JOB), job)
+    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+    before = Job.read(folder)
+    if before and before.overrides != overrides:
+        raise ConfigError(
+            f"{folder} holds a job of other overrides ({' '.join(before.overrides)}): give the command that "
+            "was stopped, or another hydra.sweep.dir"
+        )
+    if before and not before.failure:
+        log.info(f"done before: {' '.join(overrides)} ({folder})")
+        return before.value
+    start, value, failure = monotonic(), None, None
+    try:
+        value = work(cfg)
+    except Exception as error:
+        failure = explain(error)
+        if failure is None:
+            failure = f"{type(error).__name__}: {error}"
+            log.exception("a fault of the program, or of a part that was added to it")
+        log.error(f"error: {failure}")
+    Job(overrides, str(cfg.get("out")), monotonic() - start, value, failure).write(folder)
+    return value
 
 
-def read_jobs(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Return the jobs of a multirun's folder that have ended, by their folders."""
-    return {path.parent: json.loads(path.read_text()) for path in sorted(folder.rglob(JOB))}
+def read_jobs(folder: Path) -> dict[Path, Job]:
+    """Return the jobs that ended in a multirun's folder, by their folders, in the order of their numbers."""
+    paths = [path.parent for path in folder.rglob(JOB)]
+    by_number = sorted(paths, key=lambda path: (not path.name.isdecimal(), path.name.zfill(9)))
+    return {path: job for path in by_number if (job := Job.read(path))}
 
 
 def job_that_wrote_to(out: str) -> Path | None:
-    """Return the folder of an earlier job of this multirun that wrote to ``out``, None for none."""
+    """Return the folder of another job of this multirun that wrote to ``out``, None for none."""
     if not in_multirun():
         return None
     hydra = HydraConfig.get()
+    own = Path(hydra.runtime.output_dir).resolve()
     jobs = read_jobs(Path(hydra.sweep.dir)).items()
-    return next((folder for folder, job in jobs if job["out"] == str(out) and not job["failure"]), None)
+    return next(
+        (path for path, j in jobs if path.resolve() != own and j.out == str(out) and not j.failure), None
+    )
 
 
-def failures(folder: Path) -> list[str]:
-    """Return a line for each job that failed: its overrides, its folder and the reason."""
-    jobs = read_jobs(folder)
-    failed = {path: job for path, job in jobs.items() if job["failure"]}
-    if not failed:
+def swept(overrides: list[str]) -> set[str]:
+    """Return the keys that a multirun's overrides give several values."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return {override.key_or_group for override in parsed if override.is_sweep_override()}
+
+
+def summary() -> list[str]:
+    """Print a table of the jobs of this process's multirun; return a line for each that failed."""
+    if Multirun.folder is None or not (jobs := read_jobs(Multirun.folder)):
         return []
-    lines = [f"  {' '.join(job['overrides'])}: {job['failure']} ({path})" for path, job in failed.items()]
-    return [f"{len(failed)} of {len(jobs)} jobs failed:", *lines]
+    from rich.console import Console  # here, so that --help doesn't wait for it
+    from rich.table import Table
+
+    keys = swept(Multirun.overrides)
+    table = Table("job", Multirun.metric or "", "minutes", "folder")
+    for folder, job in jobs.items():
+        varied = [o for o in job.overrides if o.partition("=")[0].lstrip("+~") in keys]
+        value = "failed" if job.failure else "" if job.value is None else f"{job.value:.4g}"
+        table.add_row(" ".join(varied or job.overrides), value, f"{job.seconds / 60:.1f}", str(folder))
+    Console().print(table)
+    failed = {folder: job for folder, job in jobs.items() if job.failure}
+    lines = [f"  {' '.join(job.overrides)}: {job.failure} ({folder})" for folder, job in failed.items()]
+    if lines:
+        print(f"{len(failed)} of {len(jobs)} jobs failed:", *lines, sep="\n", file=sys.stderr)
+    return lines

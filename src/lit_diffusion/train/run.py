@@ -1,6 +1,7 @@
 """Training: a config in, a trained model in the run's folder out."""
 
 import logging
+import shutil
 import subprocess
 import warnings
 from contextlib import nullcontext
@@ -40,15 +41,28 @@ from lit_diffusion.train.checks import (
 )
 from lit_diffusion.train.hardware import check_hardware, choose_precision, prepare_network
 from lit_diffusion.train.module import LitDiffusion
-from lit_diffusion.train.resume import check_same_run
+from lit_diffusion.train.resume import check_same_run, has_ended
 
 log_once = rank_zero_only(log.info)  # of several processes, the first one says it
 
 
 def main(cfg: DictConfig) -> float | None:
     """Train; return the metric that Hydra's sweepers optimise, None if the run has none of this name."""
-    metrics, _ = train(cfg)
+    metrics, _ = train(going_on(cfg) if in_multirun() else cfg)
     return metrics.get(cfg.optimized_metric)
+
+
+def going_on(cfg: DictConfig) -> DictConfig:
+    """Return the config of a job of a multirun; one that was stopped goes on from its last checkpoint."""
+    last = Path(cfg.out, "checkpoints", "last.ckpt")
+    if cfg.ckpt or not last.is_file():
+        return cfg
+    if has_ended(cfg, read_checkpoint(last)):  # but was stopped before it could say so
+        shutil.rmtree(last.parent)
+        return cfg
+    cfg = cfg.copy()
+    cfg.ckpt = str(last)
+    return cfg
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
