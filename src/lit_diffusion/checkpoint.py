@@ -15,6 +15,8 @@ from lit_diffusion.common.errors import ConfigError, check_bytes
 from lit_diffusion.common.stored import build_stored, check_plain
 from lit_diffusion.common.weights import not_finite, read_weights
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.predictions import Prediction
+from lit_diffusion.schedules import Schedule
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
 UNREADABLE = (  # raised for a file that is none, or a damaged one
@@ -96,9 +98,18 @@ def build_denoiser(cfg: DictConfig) -> NetworkDenoiser:
         ConfigError: the parts don't fit each other, or this machine.
     """
     with torch.device("meta"):  # costs no memory
-        parameters = sum(p.numel() for p in build(cfg.model, "model").parameters())
+        network = build(cfg.model, "model")
+    if not isinstance(network, nn.Module) or not isinstance(getattr(network, "num_classes", None), int):
+        raise ConfigError(
+            f"model is a {type(network).__name__}: it must be a torch.nn.Module with num_classes, 0 for none"
+        )
+    parameters = sum(p.numel() for p in network.parameters())
     check_bytes(f"training a network of {parameters:,} parameters", 16 * parameters)
-    return NetworkDenoiser(*(build(cfg[part], part) for part in PATH_GROUPS))
+    network, schedule, prediction = (build(cfg[part], part) for part in PATH_GROUPS)
+    for part, built, kind in (("schedule", schedule, Schedule), ("prediction", prediction, Prediction)):
+        if not isinstance(built, kind):
+            raise ConfigError(f"{part} is a {type(built).__name__}, which is no {kind.__name__}")
+    return NetworkDenoiser(network, schedule, prediction)
 
 
 def load_denoiser(checkpoint: dict[str, Any], trust: Sequence[str] = ()) -> NetworkDenoiser:

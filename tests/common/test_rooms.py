@@ -32,7 +32,7 @@ ROOMS = [  # a module imports from its own room and from those below it
     "data",
     "common",
 ]
-MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
+MODULES = sorted(path for path in SRC.rglob("*.py") if path.parent != SRC or not path.name.startswith("__"))
 
 
 def room_of(path: Path) -> str:

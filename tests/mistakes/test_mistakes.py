@@ -21,6 +21,18 @@ MISTAKES = {
         ckpt='"~/last.ckpt"'                                ~/last.ckpt", and only a shell
         hydra.job.chdir=true                                hydra.job.chdir is true
         seed=null                                           seed is None
+        ++optimizr.lr=1e-4                                  optimizr is set, but train has no
+        +learning_rate=1e-4                                 learning_rate is set, but train has no
+        optimized_metric=val_loss                           optimized_metric is val_loss, which isn't logged
+        +trainer.min_epochs=5                               trainer.min_epochs is 5, more than
+        trainer.num_sanity_val_steps=-2                     trainer.num_sanity_val_steps is -2
+        +callbacks.x={_target_:torch.nn.Linear,in_features:2,out_features:2}  callbacks.x is a Linear
+        +callbacks.e={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss}  monitor is loss
+        +callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor  Lightning refuses the run
+        out=s3://bucket/run                                 out is s3://bucket/run: give a folder
+        hydra.run.dir=file.txt                              hydra.run.dir is 'file.txt'
+        hydra.run.dir=                                      hydra.run.dir is ''
+        optimizer._partial_=false                           optimizer._partial_ is False
         'out=a b/c=d'                                       give 'out="a b/c=d"'
         ckpt=modèle.ckpt                                    give 'ckpt="modèle.ckpt"'
         +trainer.val_check_interval=1000                    trainer.val_check_interval is 1000
@@ -401,6 +413,69 @@ def test_a_mistake_is_one_sentence(verb, overrides, says, folder):
     assert says in result.stderr
     made = {*folder.rglob("*")} - before
     assert not [path for path in made if path.suffix in (".ckpt", ".png", ".npz", ".npy")]
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    num_classes = 10
+    def __init__(self, padding=1, labels=11, out="tensor"):
+        super().__init__()
+        self.conv, self.labels, self.out = nn.Conv2d(1, 1, 3, padding=padding), nn.Embedding(labels, 1), out
+    def forward(self, x_t, time_input, y):
+        x = self.conv(x_t) + self.labels(y)[:, :, None, None]
+        return x if self.out == "tensor" else {"sample": x}
+
+class TwoArguments(Net):
+    def forward(self, x_t, y):
+        return x_t
+
+class Source:
+    def prepare(self):
+        pass
+    def load(self, train):
+        return torch.zeros(8, 1, 28, 28)
+"""
+
+
+@pytest.mark.parametrize(
+    "own, says",
+    [
+        ("_target_: own.Net", None),
+        ("{_target_: own.Net, padding: 0}", "it makes (1, 1, 26, 26) of (1, 1, 28, 28)"),
+        ("{_target_: own.Net, labels: 10}", "Net can't be trained: index out of range"),
+        ("{_target_: own.Net, out: dict}", "it returns a dict; its forward(x_t, time_input, y) must"),
+        ("_target_: own.TwoArguments", "TwoArguments can't be trained: "),
+        ("_target_: own.Source", "model is a Source: it must be a torch.nn.Module with num_classes"),
+        ("_target_: own.Nett", "model._target_ is own.Nett, which can't be imported"),
+        ("name: Net", "choose model=NAME"),
+        ("_target_: own.Net\n\tpadding: 1", "mine.yaml can't be read"),
+    ],
+)
+def test_networks_of_the_users_own(tmp_path, own, says):
+    """One that works, and mistakes in the class or in its file."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(own)
+    options = [*DIGITS, "model=mine", "debug=limit", "sampler.steps=2", "logger=none", "hydra.run.dir=run"]
+    where = {"PYTHONPATH": f"{ROOT / 'tests' / 'helpers'}:{tmp_path}"}
+    command = [str(ROOT / "train.py"), f"--config-dir={tmp_path / 'conf'}", *options]
+    result = run_script(*command, cwd=tmp_path, **where)
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file() == (says is None)
+    if says:
+        assert result.returncode == 1
+        assert says in result.stderr
+
+
+def test_an_experiment_that_would_be_ignored(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("optimizer:\n  lr: 1e-4\n")
+    result = run_script(str(ROOT / "train.py"), f"--config-dir={tmp_path}", "experiment=mine", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "mine.yaml would be ignored: let it begin with the line # @package _global_" in result.stderr
 
 
 def test_there_are_many():

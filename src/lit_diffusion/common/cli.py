@@ -8,9 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -19,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lit_diffusion.common.configs import override as quoted
 from lit_diffusion.common.errors import ConfigError
@@ -61,16 +64,19 @@ def command(verb: str) -> None:
     """
     if verb in SHORTCUTS and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
         sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
-    if unclear := unclear_override(verb, sys.argv[1:]):
+    if unclear := unclear_override(verb, sys.argv[1:]) or unclear_folder(sys.argv[1:]):
         sys.exit(f"error: {unclear}")
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ? instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     failed = []
 
+    def work(cfg: DictConfig) -> float | None:
+        check_keys(cfg, verb)
+        return import_module(f"lit_diffusion.{verb}.run").main(cfg)
+
     @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=verb)
     def job(cfg: DictConfig) -> float | None:
-        work = import_module(f"lit_diffusion.{verb}.run").main
         full = os.environ.get("HYDRA_FULL_ERROR") == "1"
         try:
             return run_once(cfg, work, explain) if in_multirun() and not full else work(cfg)
@@ -100,7 +106,9 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
             return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
         if key == "hydra.job.chdir" and value.lower() == "true":
             return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
-        if is_assignment(override) and not is_grammatical(override):
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and (not value or Path(value).is_file()):
+            return f"{key} is {value!r}: give the path of a folder"
+        if is_assignment(override) and value[:1] not in "[{" and not is_grammatical(override):
             return f"{override} has a character that Hydra has a use for: give {quoted(key, value)}"
     places = [n for n, override in enumerate(overrides) if is_assignment(override)]
     for n, option in enumerate(overrides):
@@ -118,6 +126,51 @@ def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:
                 own = f"steps={value}" if key == "sampler.steps" else "sampler=NAME too"
                 return f"{key} is {value}, but no sampler is chosen: give {own}"
     return None
+
+
+def unclear_folder(options: Sequence[str]) -> str | None:
+    """Return the sentence for a file in the user's --config-dir that can't be read, or would be ignored."""
+    text = " ".join(options)
+    folder = re.search(r"(?:--config-dir|-cd)[ =](\S+)", text)
+    for path in sorted(Path(folder[1]).rglob("*.yaml")) if folder else []:
+        try:
+            content = OmegaConf.load(path)
+        except (YAMLError, UnicodeDecodeError, OSError) as error:
+            return f"{path} can't be read ({' '.join(str(error).split())}): mend it"
+        if not isinstance(content, DictConfig):
+            return f"{path} holds a list: give keys with values"
+        whole = path.read_text(encoding="utf-8").startswith("# @package _global_")
+        if path.parent.name in ("experiment", "debug") and not whole:
+            return f"{path} would be ignored: let it begin with the line # @package _global_"
+    return None
+
+
+def check_keys(cfg: DictConfig, verb: str) -> None:
+    """Raise ConfigError if the config has a key that the verb doesn't know, and would ignore."""
+    known = known_keys(verb)
+    for key in map(str, cfg):
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+            raise ConfigError(f"{key} is set, but {verb} has no {key}: {advice}")
+
+
+def known_keys(config_name: str) -> set[str]:
+    """Return the keys at the top of a verb's config, its groups among them."""
+    config = cast(DictConfig, OmegaConf.load(Path(CONFIG_DIR, f"{config_name}.yaml")))
+    keys = {str(key) for key in config} - {"defaults", "hydra"}
+    for entry in config.get("defaults", []):
+        if isinstance(entry, str):
+            keys |= known_keys(entry) if entry != "_self_" else set()
+        else:
+            keys |= {package_of(str(group)) for group in entry}
+    return keys
+
+
+def package_of(group: str) -> str:
+    """Return the key at the top of a config under which a defaults list puts a group's choice."""
+    name, _, package = group.split()[-1].partition("@")
+    return package.partition(".")[0] or name.strip("/")
 
 
 def is_grammatical(override: str) -> bool:
@@ -182,7 +235,9 @@ def explain(error: Exception) -> str | None:
         size = re.search(r"[\d.,]+ ?(bytes|[KMGT]i?B)", str(error))
         more = f" for {size[0]} more" if size else ""
         return f"there isn't enough memory{more}: choose a smaller batch_size, n, network or picture"
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and not error.strerror:
+        return f"{' '.join(str(error).split())}: choose another file"
+    if isinstance(error, OSError):
         where = f", {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: make room, or choose another folder; what was whole before still is"
     return None

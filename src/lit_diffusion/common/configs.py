@@ -29,6 +29,8 @@ def check_out(cfg: DictConfig) -> None:
             "out is the folder of a command line's run, and this is none: give out=DIR"
         ) from None
     check_text("out", out)
+    if "://" in out:
+        raise ConfigError(f"out is {out}: give a folder of this machine")
     if job := job_that_wrote_to(out):
         raise ConfigError(
             f"out is {out}, where another job of this multirun has written ({job}): leave it out, so that "

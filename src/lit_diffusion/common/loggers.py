@@ -47,7 +47,10 @@ def wandb_logger(project: str, save_dir: str, init_timeout: int = 60, **settings
         log.info(f"W&B can't be used ({' '.join(str(error).split())})")
         mode = "offline"
         logger = LastingWandbLogger(mode=mode, **settings)
-        define_metrics(logger)
+        try:
+            define_metrics(logger)
+        except wandb.errors.Error as again:
+            raise ConfigError(f"logger.wandb can't work: {' '.join(str(again).split())}") from None
     if mode == "offline":
         log.info(
             f"W&B logs offline; upload the run later with: wandb sync {Path(logger.experiment.dir).parent}"

@@ -1,11 +1,13 @@
 """What a training refuses before it starts."""
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from lit_diffusion.common.build import REFUSALS, refused
 from lit_diffusion.common.configs import check_out
@@ -17,6 +19,7 @@ from lit_diffusion.common.errors import (
     is_number,
 )
 from lit_diffusion.common.multirun import in_multirun
+from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.module import LitDiffusion
 
 GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
@@ -34,6 +37,7 @@ def check_values(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the parts are."""
     check_out(cfg)
     check_text("optimized_metric", cfg.optimized_metric)
+    check_metric("optimized_metric", cfg.optimized_metric)
     check_whole_number("seed", cfg.seed, 0, 2**32 - 1)
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
@@ -50,7 +54,24 @@ def check_values(cfg: DictConfig) -> None:
                 f"model.{key} is {cfg.model[key]}, but data.{key} is {cfg.data[key]}: leave "
                 f"model.{key} as it was"
             )
+    if cfg.lr_scheduler:
+        check_whole_number("lr_scheduler.frequency", cfg.lr_scheduler.get("frequency", 1), least=1)
+    for key, node in (
+        ("optimizer", cfg.optimizer),
+        ("lr_scheduler.scheduler", (cfg.lr_scheduler or {}).get("scheduler")),
+    ):
+        if isinstance(node, DictConfig) and node.get("_partial_") is not True:
+            raise ConfigError(f"{key}._partial_ is {node.get('_partial_')}: add _partial_: true to its file")
     check_trainer(cfg.trainer)
+
+
+def check_metric(key: str, name: object) -> None:
+    """Raise ConfigError unless it is the name of a metric that a run may log."""
+    if not re.fullmatch(r"(train|val|train_t|val_t|eval|perf)/.+", str(name)):
+        raise ConfigError(
+            f"{key} is {name}, which isn't logged: choose val/loss, or another metric of the run's "
+            "metrics.csv"
+        )
 
 
 def check_trainer(trainer: DictConfig) -> None:
@@ -66,6 +87,13 @@ def check_trainer(trainer: DictConfig) -> None:
     for name in ("max_epochs", "max_steps"):
         if trainer[name] != -1 or isinstance(trainer[name], bool):
             check_whole_number(f"trainer.{name}", trainer[name], least=1)
+    for name in ("epochs", "steps"):
+        least, most = trainer.get(f"min_{name}"), trainer[f"max_{name}"]
+        if least is not None and 0 < most < least:
+            raise ConfigError(
+                f"trainer.min_{name} is {least}, more than trainer.max_{name}, {most}: choose less"
+            )
+    check_whole_number("trainer.num_sanity_val_steps", trainer.num_sanity_val_steps, least=-1)
     if trainer.check_val_every_n_epoch is not None:
         check_whole_number("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, least=1)
     if trainer.gradient_clip_val is not None:
@@ -120,6 +148,34 @@ def check_labels(known: int, given: int) -> None:
         )
 
 
+def check_network(denoiser: NetworkDenoiser, shape: tuple[int, int, int]) -> None:
+    """Raise ConfigError unless the network takes what it will be given, and returns what is wanted of it.
+
+    Args:
+        denoiser: around the network, which is evaluated once, on an image of zeros without a label.
+        shape: of an image, (C, H, W).
+    """
+    network = denoiser.network
+    x, t = torch.zeros(1, *shape), torch.full((1,), denoiser.schedule.t_max)
+    y = torch.full((1,), denoiser.num_classes) if denoiser.num_classes else None
+    training = network.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = network.eval()(x, denoiser.schedule.time_input(t), y)
+        wrong = None if isinstance(output, Tensor) else f"it returns a {type(output).__name__}"
+        if isinstance(output, Tensor) and output.shape != x.shape:
+            wrong = f"it makes {tuple(output.shape)} of {tuple(x.shape)}"
+    except (*REFUSALS, RuntimeError, IndexError) as error:
+        wrong = " ".join(str(error).split())
+    finally:
+        network.train(training)
+    if wrong:
+        raise ConfigError(
+            f"model {type(network).__name__} can't be trained: {wrong}; its forward(x_t, time_input, y) must "
+            "return a tensor like x_t, with the null label, num_classes, too"
+        )
+
+
 def check_guidance(scale: float, label_dropout: float) -> None:
     """Raise ConfigError for guidance by a model that never learns what no label means."""
     if scale not in (0, 1) and label_dropout == 0:
@@ -147,11 +203,17 @@ def check_lr_scheduler(module: LitDiffusion, optimizer: torch.optim.Optimizer) -
         raise
     except (*REFUSALS, RuntimeError) as error:
         raise refused("lr_scheduler.scheduler", error) from error
-    if scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        check_metric("lr_scheduler.monitor", (module.lr_scheduler or {}).get("monitor"))
+        return
+    if scheduler is None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a step that the optimizer hasn't taken
-        scheduler.step()
+        try:
+            scheduler.step()
+        except REFUSALS as error:
+            raise refused("lr_scheduler.scheduler", error) from error
     rates: Sequence[float] = scheduler.get_last_lr()
     if not all(is_number(float(rate)) and rate >= 0 for rate in rates):
         raise ConfigError(

@@ -13,7 +13,7 @@ from lit_diffusion.common.errors import ConfigError
 SAME: dict[str, tuple[str, ...] | None] = {  # keys of a group; None: all
     **dict.fromkeys(PATH_GROUPS),
     "data": ("source._target_", "batch_size", "train_size", "val_size", "shuffle", "seed"),
-    "module": ("seed", "fixed_noise"),
+    "module": ("seed", "fixed_noise", "min_snr_gamma"),
     "optimizer": None,
     "lr_scheduler": None,
     "trainer": ("accumulate_grad_batches", "limit_train_batches", "devices"),

@@ -36,6 +36,8 @@ from lit_diffusion.train.checks import (
     check_guidance,
     check_labels,
     check_lr_scheduler,
+    check_metric,
+    check_network,
     check_optimizer,
     check_values,
 )
@@ -127,6 +129,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     datamodule = build(cfg.data, "data")
     module = build_module(cfg)
     check_labels(module.denoiser.num_classes, datamodule.num_classes)
+    check_network(module.denoiser, datamodule.image_shape)
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
     guidance.applied(module.denoiser)
@@ -150,6 +153,8 @@ def fit(run: Training) -> None:
             raise SystemExit(error.status) from None
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None  # which Lightning ends with a status of its own
+        if isinstance(error, MisconfigurationException):
+            raise ConfigError(f"Lightning refuses the run: {' '.join(str(error).split())}") from error
         raise
     finish_wandb()
 
@@ -195,7 +200,13 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
         ConfigError: one of them can't work with the module's denoiser.
     """
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    for callback in callbacks:
+    for name, callback in zip((name for name, node in cfg.callbacks.items() if node), callbacks, strict=True):
+        if not isinstance(callback, L.Callback):
+            raise ConfigError(
+                f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback"
+            )
+        if getattr(callback, "monitor", None):
+            check_metric(f"callbacks.{name}.monitor", callback.monitor)
         if isinstance(callback, AfterEpochs):
             callback.check(module.denoiser)
     return callbacks

@@ -1,6 +1,5 @@
 """Checkpoints, each written whole or not at all."""
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write
 from lit_diffusion.common.weights import not_finite
 from lit_diffusion.train.callbacks.stopping import Stopped
+from lit_diffusion.train.checks import check_metric
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -125,11 +125,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, monitor: str = "val/loss"):
-        if not re.fullmatch(r"(train|val|train_t|val_t|eval|perf)/.+", str(monitor)):
-            raise ConfigError(
-                f"callbacks.best.monitor is {monitor}, which isn't logged: choose val/loss, or another "
-                "metric of the run's metrics.csv"
-            )
+        check_metric("callbacks.best.monitor", monitor)
         super().__init__(dirpath, filename="best", monitor=monitor, enable_version_counter=False)
 
     def on_load_checkpoint(

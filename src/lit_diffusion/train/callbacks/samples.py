@@ -58,6 +58,8 @@ class Samples(AfterEpochs):
         seeds: Sequence[int] = (0,),
     ):
         super().__init__(epochs)
+        if not isinstance(sampler, Sampler):
+            raise ConfigError(f"sampler is a {type(sampler).__name__}, which is no Sampler: choose another")
         if min(n, columns) < 1 or trajectory_n < 0:
             raise ConfigError(
                 f"callbacks.samples has n {n}, columns {columns} and trajectory_n {trajectory_n}: the first "
