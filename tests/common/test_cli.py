@@ -165,11 +165,9 @@ def test_outside_of_a_command_a_folder_is_to_be_named():
         train(composed("train", ["debug=limit"]))
 
 
-@pytest.mark.parametrize(
-    "left", [{"LOCAL_RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "8"}, {"SLURM_PROCID": "2"}]
-)
-def test_ranks_that_another_launcher_left_in_the_environment(tmp_path, left):
+def test_ranks_that_another_launcher_left_in_the_environment(tmp_path):
     """A run of one process writes all its files."""
+    left = {"LOCAL_RANK": "1", "RANK": "3", "WORLD_SIZE": "8", "SLURM_PROCID": "2"}
     result = run_python(TRAIN, *DEBUG, "logger=csv", "hydra.run.dir=run", cwd=tmp_path, **left)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "csv" / "metrics.csv").is_file()

@@ -31,7 +31,7 @@ from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.train.run import build_module
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("EXAMPLES", 40)),
+    max_examples=int(os.environ.get("EXAMPLES", 15)),
     derandomize="EXAMPLES" not in os.environ,
     deadline=None,
     database=None,

@@ -297,8 +297,8 @@ MUTANTS = {
     ),
     "resuming: in another precision": Mutant(
         "train/hardware.py",
-        'precision, reason = start["hyper_parameters"]["trainer"]["precision"], "the',
-        'reason = "the',
+        'return start["hyper_parameters"]["trainer"]["precision"], "the',
+        'return fastest_precision(training_device(cfg))[0], "the',
         "train/test_hardware.py::test_auto_is_said_kept_in_the_checkpoint_and_by_those_who_go_on",
     ),
     "study: differences the wrong way round": Mutant(

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -34,6 +35,11 @@ CONFIG_DIR = str(next(p for p in (PACKAGE / "conf", PACKAGE.parents[1] / "conf")
 
 # Each has a folder here and a file in conf/; its run.py has main(cfg), what the command line does.
 VERBS = ("train", "sample", "evaluate", "edit", "study", "figures", "export", "features")
+OPTIONS = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion")
+OPTIONS_WITH_VALUES = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p",
+    "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
 SHORTCUTS = {"figures": "figure", "edit": "edit", "study": "study"}  # VERB NAME is short for VERB GROUP=NAME
 
 
@@ -64,8 +70,9 @@ def command(verb: str) -> None:
     """
     if verb in SHORTCUTS and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
         sys.argv[1] = f"{SHORTCUTS[verb]}={sys.argv[1]}"
-    if unclear := unclear_override(verb, sys.argv[1:]) or unclear_folder(sys.argv[1:]):
-        sys.exit(f"error: {unclear}")
+    for find in (partial(unclear_word, verb), partial(unclear_override, verb), unclear_folder):
+        if unclear := find(sys.argv[1:]):
+            sys.exit(f"error: {unclear}")
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ? instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -96,6 +103,22 @@ def command(verb: str) -> None:
     finally:
         failed += summary()
     sys.exit(1 if failed else 0)
+
+
+def unclear_word(verb: str, words: Sequence[str]) -> str | None:
+    """Return the sentence for a word of a command line that is neither an override nor an option."""
+    for before, word in zip(["", *words], words, strict=False):
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and name not in (*OPTIONS, *OPTIONS_WITH_VALUES):
+            return f"{word} is no option: give {name[2:].replace('-', '_')}={value or 'VALUE'}"
+        if word == "=" or (equals and not name):
+            return f"{word} has nothing before it: write KEY=VALUE without spaces"
+        if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
+            key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
+            return f"{word} is no override: give {quoted(key, word)}"
+    if {"steps", "sampler.steps"} <= {word.partition("=")[0] for word in words}:
+        return "steps and sampler.steps mean the same, and both are given: leave one out"
+    return None
 
 
 def unclear_override(verb: str, overrides: Sequence[str]) -> str | None:

@@ -97,6 +97,10 @@ def check_study(cfg: DictConfig) -> None:
     for key in ("choices", "scores"):
         if not cfg.study[key]:
             raise ConfigError(f"study.{key} is {cfg.study[key]}: give at least one")
+    if unknown := [key for key in cfg.study if key not in PARTS]:
+        raise ConfigError(
+            f"study.{unknown[0]} is set, but a study has no {unknown[0]}: it has {', '.join(PARTS)}"
+        )
     if cfg.study.baseline not in cfg.study.choices:
         raise ConfigError(
             f"study.baseline is {cfg.study.baseline}: choose one of {', '.join(cfg.study.choices)}"

@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
     """Raise ConfigError unless all weights, and their averages, are finite."""
-    average = checkpoint["callbacks"].get("ema", {}).get("average", {})
+    average = checkpoint.get("callbacks", {}).get("ema", {}).get("average", {})
     if name := not_finite(checkpoint["state_dict"]) or not_finite(average):
         raise ConfigError(
             f"after step {checkpoint['global_step']} {name} isn't finite, and so no checkpoint was written: "
