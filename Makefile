@@ -19,7 +19,7 @@ quick: .venv/installed-test ## Run the core of the mathematics and one training,
 	$(BIN)/pytest -q -n 2 tests/maths/test_predictions.py tests/maths/test_schedules.py tests/maths/test_oracle.py \
 		tests/common/test_rooms.py tests/train/test_train.py::test_a_run_leaves_checkpoints_pictures_and_metrics
 
-test-slow: .venv/installed-test ## Run the tests that take minutes: two processes, two hundred epochs
+test-slow: .venv/installed-test ## Run the tests that take minutes: planted faults, two processes, launchers
 	$(BIN)/pytest -m slow
 
 fuzz: .venv/installed-test ## Read damaged files for ten minutes or so: make fuzz [EXAMPLES=4000]

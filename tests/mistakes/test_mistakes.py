@@ -21,7 +21,7 @@ MISTAKES = {
         ckpt='"~/last.ckpt"'                                ~/last.ckpt", and only a shell
         hydra.job.chdir=true                                hydra.job.chdir is true
         seed=null                                           seed is None
-        seed = 1                                            = has nothing before it: write KEY=VALUE
+        seed = 1                                            = stands alone: write KEY=VALUE without
         --lr=1e-3                                           --lr=1e-3 is no option: give lr=1e-3
         --resume                                            --resume is no option: give resume=VALUE
         run/best.ckpt                                       give ckpt=run/best.ckpt
@@ -279,9 +279,6 @@ MISTAKES = {
         trust=5                                             trust is 5
     """,
     "evaluate": """
-        samples=s.npz data=mnist steps=3                    but steps is given
-        samples=s.npz data=mnist sampler=ddim               but sampler is given
-        samples=s.npz data=mnist y=3                        but y is given
         features=mnist second=mnist                         second is mnist, which features is too
         sampler=ddim sampler.steps=50 steps=20              steps and sampler.steps mean the same
         n=5                                                 n is 5

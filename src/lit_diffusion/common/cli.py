@@ -107,12 +107,12 @@ def command(verb: str) -> None:
 
 def unclear_word(verb: str, words: Sequence[str]) -> str | None:
     """Return the sentence for a word of a command line that is neither an override nor an option."""
+    if "=" in words:
+        return "= stands alone: write KEY=VALUE without spaces"
     for before, word in zip(["", *words], words, strict=False):
         name, equals, value = word.partition("=")
         if word.startswith("--") and name not in (*OPTIONS, *OPTIONS_WITH_VALUES):
             return f"{word} is no option: give {name[2:].replace('-', '_')}={value or 'VALUE'}"
-        if word == "=" or (equals and not name):
-            return f"{word} has nothing before it: write KEY=VALUE without spaces"
         if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
             key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
             return f"{word} is no override: give {quoted(key, word)}"

@@ -177,8 +177,6 @@ def check_evaluation(cfg: DictConfig) -> None:
         check_whole_number("n", cfg.n, least=cfg.k + 1)
     elif cfg.ckpt is not None or cfg.get("pretrained") is not None:
         raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
-    elif given := [key for key in ("steps", "sampler") if cfg.get(key)] + ["y"] * (cfg.y != "data"):
-        raise ConfigError(f"samples {cfg.samples} are drawn already, but {given[0]} is given: leave it out")
     if cfg.second is not None and cfg.second == cfg.features:
         raise ConfigError(f"second is {cfg.second}, which features is too: choose another, or second=false")
 
