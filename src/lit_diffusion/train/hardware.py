@@ -27,7 +27,7 @@ def check_hardware(cfg: DictConfig) -> None:
         raise ConfigError(f"compile is {cfg.compile}: choose true, false, or one of {', '.join(MODES)}")
 
 
-def choose_precision(cfg: DictConfig, start: dict[str, Any] | None) -> tuple[str, str]:
+def precision_of_run(cfg: DictConfig, start: dict[str, Any] | None) -> tuple[str, str]:
     """Return the precision of a run, and why it is that one.
 
     Args:

@@ -41,7 +41,7 @@ from lit_diffusion.train.checks import (
     check_optimizer,
     check_values,
 )
-from lit_diffusion.train.hardware import check_hardware, choose_precision, prepare_network
+from lit_diffusion.train.hardware import check_hardware, precision_of_run, prepare_network
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run, has_ended
 
@@ -88,7 +88,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     with locked(out, "training") if rank_zero_only.rank == 0 else nullcontext():
         run.trainer.loggers = build_loggers(run.cfg, start)
         if cfg.trainer.precision == "auto":
-            log_once("precision: {}, since {}".format(*choose_precision(cfg, start)))
+            log_once("precision: {}, since {}".format(*precision_of_run(cfg, start)))
         log_once(describe(run.module))
         fit(run)
     for callback in run.callbacks:
@@ -124,7 +124,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     if start:
         check_same_run(cfg, start, cfg.ckpt)
     cfg = cfg.copy()
-    cfg.trainer.precision, _ = choose_precision(cfg, start)
+    cfg.trainer.precision, _ = precision_of_run(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = build(cfg.data, "data")
     module = build_module(cfg)
@@ -199,8 +199,8 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
     Raises:
         ConfigError: one of them can't work with the module's denoiser.
     """
-    callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    for name, callback in zip((name for name, node in cfg.callbacks.items() if node), callbacks, strict=True):
+    callbacks = {name: build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node}
+    for name, callback in callbacks.items():
         if not isinstance(callback, L.Callback):
             raise ConfigError(
                 f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback"
@@ -209,7 +209,7 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
             check_metric(f"callbacks.{name}.monitor", callback.monitor)
         if isinstance(callback, AfterEpochs):
             callback.check(module.denoiser)
-    return callbacks
+    return [*callbacks.values()]
 
 
 def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]:
