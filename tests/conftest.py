@@ -9,7 +9,7 @@ from commands import DIGITS, TINY, TRUST
 from forked import run_script
 from hydra import compose, initialize_config_dir
 
-from lit_diffusion.common.cli import CONFIG_DIR
+from lit_diffusion.common.compose import CONFIG_DIR
 from lit_diffusion.train.run import train
 
 

@@ -36,6 +36,8 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
         raise ConfigError("ckpt is missing: give ckpt=PATH, the path of a .ckpt file of a training run")
     if not isinstance(path, (str, Path)):
         raise ConfigError(f"ckpt is {path}: give the path of a .ckpt file of a training run")
+    if "://" in str(path):
+        raise ConfigError(f"ckpt is {path}: fetch the file, and give its path on this machine")
     path = Path(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"

@@ -106,7 +106,7 @@ class NetworkDenoiser(Denoiser):
         if condition is not None and not (number and condition in range(self.num_classes)):
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
             raise ConfigError(
-                f"{condition!r} is asked for, but this model knows {known}: choose null for none"
+                f"the condition {condition!r} is asked for, but the model knows {known}: choose null for none"
             )
         if self.num_classes == 0:
             return None

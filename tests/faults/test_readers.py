@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.common.cli import composed
+from lit_diffusion.common.compose import composed
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import load_png

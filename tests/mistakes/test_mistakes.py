@@ -3,12 +3,17 @@
 import re
 import shlex
 import zipfile
+from importlib import import_module
 
 import numpy as np
 import pytest
 from commands import DIGITS, ROOT, TINY
 from forked import run_script
 from PIL import Image
+
+from lit_diffusion.common.cli import explain
+from lit_diffusion.common.compose import check_keys, composed
+from lit_diffusion.common.overrides import unclear
 
 TRAIN = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler.steps=2", "logger=none"]
 
@@ -73,8 +78,38 @@ MISTAKES = {
         callbacks=null                                      callbacks is null
         logger=null                                         logger is null
         trainer=null                                        trainer is null
-        model=attn                                          Could not find 'model/attn'
-        modle=attn_unet                                     modle
+        model=attn                                          model is attn: did you mean attn_unet?
+        modle=attn_unet                                     train has no modle: did you mean module or model?
+        lr=1e-4                                             did you mean optimizer.lr?
+        epochs=3                                            did you mean trainer.max_epochs or callbacks
+        trainer.epochs=3                                    did you mean trainer.max_epochs?
+        trainer.val_check_interval=5                        put a + before it, +trainer.val_check
+        model.depth=3                                       model has no depth: it has blocks
+        sampler=heun sampler.eta=0.5                        sampler has no eta: it has clip, grid, steps
+        +model=attn_unet                                    model is there already: leave the + out
+        +seed=2                                             seed is there already: leave the + out
+        ~model                                              model is null: choose one of attn_unet
+        ~model.depth                                        model has no depth: it has
+        ~seed                                               seed can't be read (Key 'seed' is not in struct)
+        optimizer=sgd                                       optimizer is sgd: choose one of adam, adamw, muon
+        logger=mlflow                                       logger is mlflow: choose one of csv, none
+        seed=0,1                                            seed=0,1 gives several values: add -m to run each
+        model=attn_unet,fc_unet                             gives several values: add -m
+        model.widths=[8,8                                   model.widths=[8,8 can't be read
+        model=5                                             model is 5: choose one of attn_unet
+        hydra.colour=red                                    Hydra has no hydra.colour
+        hydra.sweep.subdir=same                             hydra.sweep.subdir is same, one folder
+        ckpt=https://example.com/x.ckpt                     ckpt is https://example.com/x.ckpt: fetch the file
+        'optimizer.lr="1e-3"'                               optimizer.lr is the text '1e-3', in quotes
+        optimizer.lr=${batch}                               optimizer.lr can't be read (Interpolation
+        optimizer.lr=${oc.env:NOT_SET}                      optimizer.lr can't be read (
+        optimizer.lr=1e-3,,1e-4                             has nothing between two commas
+        optimizer.lr=logspace(1,2)                          calls logspace: choose one of range(0,3)
+        seed=range(3,0)                                     seed=range(3,0) has no values
+        callbacks.progress.refresh_rate=-1                  callbacks.progress.refresh_rate is -1
+        callbacks=denoiser callbacks.samples.n=61           callbacks.samples.n is 61, but data.val_size
+        trainer.limit_val_batches=0                         callbacks.best.monitor is val/loss, but
+        logger=csv logger.csv.save_dir=/proc/x              logger.csv.save_dir is /proc/x, which
         model.heads=3                                       model.heads is 3
         model.heads=1.0                                     model.heads is 1.0
         model.groups=2.0                                    model.groups is 2.0
@@ -320,7 +355,7 @@ MISTAKES = {
         edit=sdedit invert=true                             invert is true
         edit=sdedit dpi=1                                   dpi is 1
         edit=sdedit seed=-1                                 seed is -1
-        edit=paint                                          Could not find 'edit/paint'
+        edit=paint                                          edit is paint: did you mean inpaint? choose one of
         dpi=100                                             edit is missing
     """,
     "study": """
@@ -408,20 +443,49 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("verb, overrides, says", cases())
-def test_a_mistake_is_one_sentence(verb, overrides, says, folder):
-    before = {*folder.rglob("*")}
-    own = {"train": TRAIN, "features": DIGITS[:1]}.get(verb, [])
-    script = [str(ROOT / "train.py")] if verb == "train" else ["-m", f"lit_diffusion.{verb}"]
-    result = run_script(*script, *own, *overrides, cwd=folder)
-    assert result.returncode == 1, result.stdout
-    assert "Traceback" not in result.stderr
-    assert says in result.stderr
+OWN = {"train": TRAIN, "features": DIGITS[:1]}  # what the commands are given besides
+
+
+def refusal(verb: str, overrides: list[str]) -> str | None:
+    """What a command says of overrides that it refuses, found in this process."""
+    words = [*OWN.get(verb, []), *overrides]
+    if sentence := unclear(verb, words):
+        return sentence
+    try:
+        cfg = composed(verb, ["out=run", *words])
+        check_keys(cfg, verb)
+        import_module(f"lit_diffusion.{verb}.run").main(cfg)
+    except Exception as error:
+        return explain(error)
+    return None
+
+
+def assert_nothing_made(folder, before):
     made = {*folder.rglob("*")} - before
     assert not [path for path in made if path.suffix in (".ckpt", ".png", ".npz", ".npy")]
 
 
-OWN = """
+@pytest.mark.parametrize("verb, overrides, says", list(cases()))
+def test_a_mistake_is_one_sentence(verb, overrides, says, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = {*folder.rglob("*")}
+    assert says in refusal(verb, overrides)
+    assert_nothing_made(folder, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb, overrides, says", list(cases()))
+def test_a_command_prints_the_sentence(verb, overrides, says, folder):
+    before = {*folder.rglob("*")}
+    script = [str(ROOT / "train.py")] if verb == "train" else ["-m", f"lit_diffusion.{verb}"]
+    result = run_script(*script, *OWN.get(verb, []), *overrides, cwd=folder)
+    assert result.returncode == 1, result.stdout
+    assert "Traceback" not in result.stderr
+    assert says in result.stderr
+    assert_nothing_made(folder, before)
+
+
+PARTS = """
 import torch
 from torch import nn
 
@@ -456,13 +520,13 @@ class Source:
         ("_target_: own.TwoArguments", "TwoArguments can't be trained: "),
         ("_target_: own.Source", "model is a Source: it must be a torch.nn.Module with num_classes"),
         ("_target_: own.Nett", "model._target_ is own.Nett, which can't be imported"),
-        ("name: Net", "choose model=NAME"),
+        ("name: Net", "which names no class: add _target_, its full name"),
         ("_target_: own.Net\n\tpadding: 1", "mine.yaml can't be read"),
     ],
 )
 def test_networks_of_the_users_own(tmp_path, own, says):
     """One that works, and mistakes in the class or in its file."""
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.py").write_text(PARTS)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(own)
     options = [*DIGITS, "model=mine", "debug=limit", "sampler.steps=2", "logger=none", "hydra.run.dir=run"]

@@ -13,7 +13,7 @@ from forked import run_script
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lit_diffusion.common.cli import CONFIG_DIR, composed
+from lit_diffusion.common.compose import CONFIG_DIR, composed
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.figures import curves
 from lit_diffusion.study import run as studying

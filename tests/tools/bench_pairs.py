@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.cli import composed
+from lit_diffusion.common.compose import composed
 from lit_diffusion.common.precision import autocast
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.run import build_module

@@ -1,6 +1,7 @@
 """Build an object from its config: a class by its name, with arguments that its constructor takes."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import NoneType, UnionType
@@ -29,8 +30,10 @@ def build(config: DictConfig | Mapping[str, Any] | None, key: str) -> Any:
         ConfigError: no such class, an argument that it doesn't take, lacks or refuses.
     """
     config = plain(config)
-    if not isinstance(config, Mapping) or TARGET not in config:
+    if not isinstance(config, Mapping):
         raise ConfigError(f"{key} is {config}: choose {key}=NAME, or leave it as it was")
+    if TARGET not in config:
+        raise ConfigError(f"{key} is {config}, which names no class: add {TARGET}, its full name")
     for name, node in nodes(config, key):
         check_arguments(callable_of(node[TARGET], name), node, name)
     try:
@@ -70,7 +73,8 @@ def callable_of(name: Any, key: str) -> Callable[..., Any]:
     except Exception as error:  # an import can raise anything
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{key}.{TARGET} is {name}, which can't be imported ({reason}): give the full name of a class"
+            f"{key}.{TARGET} is {name}, which can't be imported ({reason}): mend it, or give "
+            "another class's full name"
         ) from None
     if not callable(found):
         raise ConfigError(f"{key}.{TARGET} is {name}, which is no class: give the full name of one")
@@ -98,12 +102,14 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
                 f"{key}.{name} is set, but {function.__name__} takes no {name}: leave it out, ~{key}.{name}"
             )
         if name in hints and not fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name} is {value}: choose {in_words(hints[name])}")
+            quoted = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value)
+            text = f"the text {value!r}, in quotes" if quoted else value
+            raise ConfigError(f"{key}.{name} is {text}: choose {in_words(hints[name])}")
     if not arguments.get("_partial_", False):
         for name, parameter in parameters.items():
             named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if named and parameter.default is parameter.empty and name not in arguments:
-                raise ConfigError(f"{key}.{name} is missing: give {key}.{name}=VALUE")
+                raise ConfigError(f"{key}.{name} is missing: give +{key}.{name}=VALUE")
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import ListConfig, OmegaConf
 
 from lit_diffusion.common.build import TARGET, build, nodes
-from lit_diffusion.common.cli import composed, config_files
+from lit_diffusion.common.compose import composed, config_files
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 

@@ -84,7 +84,7 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "train_set"):
             return
-        images, labels = (part.to(self._device) for part in self._load(train=True))
+        images, labels = (part.to(self._device) for part in self.load(train=True))
         if not 0 < self.val_size < len(images):
             raise ConfigError(
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
@@ -114,7 +114,7 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(self.val_set, sampler=order, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
-        test_set = TensorDataset(*self._load(train=False))
+        test_set = TensorDataset(*self.load(train=False))
         order = self._order(test_set, self.eval_batch_size)
         return DataLoader(test_set, sampler=order, batch_size=None)
 
@@ -147,8 +147,18 @@ class ImageDataModule(L.LightningDataModule):
                 "choose fewer, or add trainer.check_val_every_n_epoch=null, which counts over epochs"
             )
 
-    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return all images (N, C, H, W) uint8 and labels (N,) int64 of a split, the source's own.
+
+        Raises:
+            ConfigError: they aren't what ``Source`` says, or of other sizes than this module's.
+        """
         images, labels = (torch.as_tensor(part) for part in self.source.load(train))
+        self.check(images, labels)
+        return images, labels.long()
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """Raise ConfigError unless images and labels are what ``Source`` says, and of this module's sizes."""
         check_data(type(self.source).__name__, images, labels)
         if images.shape[1:] != self.image_shape or labels.max() >= self.num_classes:
             raise ConfigError(
@@ -156,7 +166,6 @@ class ImageDataModule(L.LightningDataModule):
                 f"but data.channels, data.image_size and data.num_classes say {self.image_shape} and "
                 f"{self.num_classes} classes"
             )
-        return images, labels.long()
 
     def _order(
         self,

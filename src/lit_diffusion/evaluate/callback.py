@@ -10,12 +10,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_diffusion.common.errors import check_whole_number
 from lit_diffusion.common.images import to_uint8
 from lit_diffusion.common.log import log
+from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.evaluate.evaluator import build_evaluator
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.samplers.generate import generate
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
+from lit_diffusion.train.checks import check_sampler
 from lit_diffusion.train.module import LitDiffusion
 
 BATCH_SIZE = 250  # images sampled at a time
@@ -56,9 +58,9 @@ class Evaluation(AfterEpochs):
         self.options: dict[str, Any] = {"features": features, "second": second, "k": k}
         self.seed = seed
 
-    def check(self, denoiser: NetworkDenoiser) -> None:
-        self.sampler.check(denoiser)
+    def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
         self.guidance.applied(denoiser)
+        check_sampler(self.sampler, denoiser, data.image_shape)
 
     @rank_zero_only
     def setup(self, trainer: L.Trainer, pl_module: LitDiffusion, stage: str) -> None:

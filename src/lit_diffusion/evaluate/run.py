@@ -174,7 +174,9 @@ def check_evaluation(cfg: DictConfig) -> None:
         check_whole_number(key, cfg[key], least)
     check_switch("memorisation", cfg.memorisation)
     if cfg.samples is None:
-        check_whole_number("n", cfg.n, least=cfg.k + 1)
+        check_whole_number("n", cfg.n, least=1)
+        if cfg.n <= cfg.k:
+            raise ConfigError(f"n is {cfg.n} and k is {cfg.k}, the neighbours looked for: choose n larger")
     elif cfg.ckpt is not None or cfg.get("pretrained") is not None:
         raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
     if cfg.second is not None and cfg.second == cfg.features:
@@ -234,7 +236,11 @@ def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: Evalua
     else:
         raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
     options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}
-    return evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
+    data = build(cfg.data, "data") if cfg.get("data") else None
+    evaluator = evaluators.get(source, seed=cfg.evaluator_seed, device=choose_device(cfg.device), **options)
+    if data:
+        data.check(*evaluator.test)
+    return evaluator
 
 
 def read_samples(path: str) -> tuple[Tensor, Tensor | None]:

@@ -47,17 +47,17 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     path = make_folder(cfg.out) / "features.safetensors"
     network = plain(cfg.network)
     check_network(network, cfg.data)
-    source = build(cfg.data.source, "data.source")
-    source.prepare()
+    data = build(cfg.data, "data")
+    data.prepare_data()
     with torch.random.fork_rng():
         torch.manual_seed(rng.key_to_seed(cfg.seed, "weights"))
         classifier = Classifier(**network)
-    images, labels = source.load(train=True)
+    images, labels = data.load(train=True)
     fit(classifier.to(device), images, labels, seed=cfg.seed, **plain(cfg.fit))
     weights = {name: in_dtype(w.cpu(), DTYPES["float16"]) for name, w in classifier.state_dict().items()}
     classifier.load_state_dict(weights)
-    share = accuracy(classifier, *source.load(train=False))
-    recipe = {"data": type(source).__name__, "seed": cfg.seed, "fit": plain(cfg.fit)}
+    share = accuracy(classifier, *data.load(train=False))
+    recipe = {"data": type(data.source).__name__, "seed": cfg.seed, "fit": plain(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, sha256_of(path)
 
@@ -81,8 +81,8 @@ def check_recipe(cfg: DictConfig) -> None:
     check_whole_number("seed", cfg.seed, least=0)
     for key in ("epochs", "batch_size"):
         check_whole_number(f"fit.{key}", cfg.fit[key], least=1)
-    for key, most in {"lr": 1, "jitter": 1, "dropout": 0.9}.items():
-        check_number(f"fit.{key}", cfg.fit[key], least=0, most=most)
+    for key, (least, most) in {"lr": (1e-9, 1), "jitter": (0, 1), "dropout": (0, 0.9)}.items():
+        check_number(f"fit.{key}", cfg.fit[key], least, most)
     for key in ("flip", "bf16"):
         check_switch(f"fit.{key}", cfg.fit[key])
     check_whole_number("network.num_features", cfg.network.num_features, least=1)

@@ -7,7 +7,7 @@ from types import NoneType
 from omegaconf import DictConfig, ListConfig
 
 from lit_diffusion.checkpoint import read_checkpoint
-from lit_diffusion.common.cli import check_chosen
+from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
@@ -24,12 +24,12 @@ MARKER = "trained"  # a file in the folder of a training that is finished
 TABLE = "study.md"
 LOG = "study.log"
 
-PARTS: dict[str, type | tuple[type, ...]] = {  # of a study's file: their types
-    "train": (ListConfig, NoneType),
-    "evaluate": ListConfig,
-    "baseline": str,
-    "scores": ListConfig,
-    "choices": DictConfig,
+PARTS: dict[str, tuple[type | tuple[type, ...], str]] = {  # of a study's file: their types, in words too
+    "train": ((ListConfig, NoneType), "a list"),
+    "evaluate": (ListConfig, "a list"),
+    "baseline": (str, "a text"),
+    "scores": (ListConfig, "a list"),
+    "choices": (DictConfig, "a group of keys"),
 }
 
 SAME = ("n", "reference", "features", "second", "evaluator")  # in results that are to be compared
@@ -83,11 +83,9 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
 def check_study(cfg: DictConfig) -> None:
     """Raise ConfigError for a study that can't end in a table."""
     check_chosen(cfg, "study")
-    for key, kind in PARTS.items():
+    for key, (kind, words) in PARTS.items():
         if key not in cfg.study or not isinstance(cfg.study[key], kind):
-            raise ConfigError(
-                f"study.{key} is {cfg.study.get(key)}: see conf/study/ for what a study is made of"
-            )
+            raise ConfigError(f"study.{key} is {cfg.study.get(key)}: give {words}, as in conf/study/")
     if not isinstance(cfg.seeds, ListConfig) or not cfg.seeds or len({*cfg.seeds}) < len(cfg.seeds):
         raise ConfigError(f"seeds is {cfg.seeds}: choose a list of different ones, such as [0, 1, 2]")
     for seed in cfg.seeds:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion.checkpoint import PATH_GROUPS, build_denoiser
 from lit_diffusion.common.build import TARGET, nodes
-from lit_diffusion.common.cli import composed
+from lit_diffusion.common.compose import composed
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError

@@ -3,7 +3,8 @@
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -20,6 +21,7 @@ from lit_diffusion.common.errors import (
 )
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.train.module import LitDiffusion
 
 GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
@@ -65,8 +67,19 @@ def check_values(cfg: DictConfig) -> None:
     check_trainer(cfg.trainer)
 
 
-def check_metric(key: str, name: object) -> None:
-    """Raise ConfigError unless it is the name of a metric that a run may log."""
+def check_metric(key: str, name: object, validates: bool = True) -> None:
+    """Raise ConfigError unless it is the name of a metric that a run may log.
+
+    Args:
+        key: where the name stands.
+        name: the name.
+        validates: whether the run has validation at all.
+    """
+    if str(name).startswith("val") and not validates:
+        raise ConfigError(
+            f"{key} is {name}, but trainer.limit_val_batches is 0: choose another metric, or leave "
+            f"{key.rpartition('.')[0]} out"
+        )
     if not re.fullmatch(r"(train|val|train_t|val_t|eval|perf)/.+", str(name)):
         raise ConfigError(
             f"{key} is {name}, which isn't logged: choose val/loss, or another metric of the run's "
@@ -132,6 +145,9 @@ def check_devices(trainer: DictConfig) -> None:
             f"trainer.num_nodes is {trainer.num_nodes}, but this process was started by itself: start one on "
             "each node, with torchrun or srun"
         )
+    port = os.environ.get("MASTER_PORT")
+    if port is not None and not port.isdecimal():
+        raise ConfigError(f"MASTER_PORT is {port} in the environment: give a number, or leave it out")
     if in_multirun() and strategy in ("ddp", "auto") and devices != 1:
         raise ConfigError(
             f"trainer.strategy is {strategy} with trainer.devices {devices}, which starts this command anew "
@@ -155,25 +171,59 @@ def check_network(denoiser: NetworkDenoiser, shape: tuple[int, int, int]) -> Non
         denoiser: around the network, which is evaluated once, on an image of zeros without a label.
         shape: of an image, (C, H, W).
     """
-    network = denoiser.network
-    x, t = torch.zeros(1, *shape), torch.full((1,), denoiser.schedule.t_max)
+    time_input = denoiser.schedule.time_input(torch.full((1,), denoiser.schedule.t_max))
+    if wrong := trial(denoiser, lambda x, y: denoiser.network(x, time_input, y), shape):
+        raise ConfigError(
+            f"model {type(denoiser.network).__name__} can't be trained: {wrong}; its forward(x_t, "
+            "time_input, y) must return a tensor like x_t, with the null label, num_classes, too"
+        )
+
+
+def check_sampler(sampler: Sampler, denoiser: NetworkDenoiser, shape: tuple[int, int, int]) -> None:
+    """Raise ConfigError if the sampler can't work with the denoiser, or can't take its first step.
+
+    Args:
+        sampler: the sampler.
+        denoiser: around the network, which is evaluated on an image of zeros without a label.
+        shape: of an image, (C, H, W).
+    """
+    sampler.check(denoiser)
+    times = sampler.times(denoiser.schedule)[:2]
+    if wrong := trial(denoiser, lambda x, y: sampler(denoiser, x, y, times=times), shape):
+        raise ConfigError(
+            f"sampler {type(sampler).__name__} can't work: {wrong}; its step(x_t, t, s, history, denoiser, "
+            "noise) must return a tensor like x_t"
+        )
+
+
+def trial(
+    denoiser: NetworkDenoiser,
+    function: Callable[[Tensor, Tensor | None], Any],
+    shape: tuple[int, int, int],
+) -> str | None:
+    """Return what is wrong with a function that is to make images of images; None for nothing.
+
+    Args:
+        denoiser: whose network it evaluates; nothing of it changes.
+        function: of x (1, C, H, W), zeros, and the null label, None for a model without labels.
+        shape: of an image, (C, H, W).
+    """
+    network, x = denoiser.network, torch.zeros(1, *shape)
     y = torch.full((1,), denoiser.num_classes) if denoiser.num_classes else None
     training = network.training
     try:
+        network.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = network.eval()(x, denoiser.schedule.time_input(t), y)
-        wrong = None if isinstance(output, Tensor) else f"it returns a {type(output).__name__}"
-        if isinstance(output, Tensor) and output.shape != x.shape:
-            wrong = f"it makes {tuple(output.shape)} of {tuple(x.shape)}"
+            output = function(x, y)
+    except ConfigError:
+        raise
     except (*REFUSALS, RuntimeError, IndexError) as error:
-        wrong = " ".join(str(error).split())
+        return " ".join(str(error).split())
     finally:
         network.train(training)
-    if wrong:
-        raise ConfigError(
-            f"model {type(network).__name__} can't be trained: {wrong}; its forward(x_t, time_input, y) must "
-            "return a tensor like x_t, with the null label, num_classes, too"
-        )
+    if not isinstance(output, Tensor):
+        return f"it returns a {type(output).__name__}"
+    return f"it makes {tuple(output.shape)} of {tuple(x.shape)}" if output.shape != x.shape else None
 
 
 def check_guidance(scale: float, label_dropout: float) -> None:

@@ -141,8 +141,15 @@ class LitDiffusion(L.LightningModule):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if not self.lr_scheduler:
             return optimizer
-        length = self._run_length(self.lr_scheduler.get("interval", "epoch")) if self._wants_length() else 0
-        return [optimizer], [{**self.lr_scheduler, "scheduler": self.build_scheduler(optimizer, length)}]
+        interval = self.lr_scheduler.get("interval", "epoch")
+        length = self._run_length(interval) if self._wants_length() else 0
+        scheduler = self.build_scheduler(optimizer, length)
+        if hasattr(scheduler, "total_steps") and scheduler.total_steps < self._run_length(interval):
+            raise ConfigError(
+                f"lr_scheduler.scheduler.total_steps is {scheduler.total_steps}, less than the run's "
+                f"{self._run_length(interval)}: leave it out, so that it is the run's length"
+            )
+        return [optimizer], [{**self.lr_scheduler, "scheduler": scheduler}]
 
     def build_scheduler(self, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
         """Return the learning-rate schedule of an optimizer, of a run so long; None for none."""

@@ -134,7 +134,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
     guidance.applied(module.denoiser)
     check_guidance(guidance.scale, module.label_dropout)
-    callbacks = build_callbacks(cfg, module)
+    callbacks = build_callbacks(cfg, module, datamodule)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
     rank_zero_only.rank = trainer.global_rank  # not what another launcher left in the environment
     return Training(cfg, datamodule, module, callbacks, trainer)
@@ -193,11 +193,11 @@ def build_lr_scheduler(cfg: DictConfig) -> dict[str, Any]:
     )
 
 
-def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
+def build_callbacks(cfg: DictConfig, module: LitDiffusion, data: ImageDataModule) -> list[L.Callback]:
     """Return the config's callbacks.
 
     Raises:
-        ConfigError: one of them can't work with the module's denoiser.
+        ConfigError: one of them can't work with the module's denoiser, or with the data.
     """
     callbacks = {name: build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node}
     for name, callback in callbacks.items():
@@ -206,9 +206,9 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion) -> list[L.Callback]:
                 f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback"
             )
         if getattr(callback, "monitor", None):
-            check_metric(f"callbacks.{name}.monitor", callback.monitor)
+            check_metric(f"callbacks.{name}.monitor", callback.monitor, cfg.trainer.limit_val_batches != 0)
         if isinstance(callback, AfterEpochs):
-            callback.check(module.denoiser)
+            callback.check(module.denoiser, data)
     return [*callbacks.values()]
 
 
@@ -220,6 +220,9 @@ def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]
     loggers = cfg.logger.copy()
     if start and "wandb" in loggers and loggers.wandb.id is None and not in_multirun():
         loggers.wandb.id = wandb_id(start)
+    for name, logger in loggers.items():
+        if logger.get("save_dir"):
+            make_folder(logger.save_dir, f"logger.{name}.save_dir")
     return [build(logger, f"logger.{name}") for name, logger in loggers.items()]
 
 

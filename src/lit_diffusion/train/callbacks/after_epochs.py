@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.callbacks.ema import averaged
 from lit_diffusion.train.module import LitDiffusion
@@ -36,8 +37,8 @@ class AfterEpochs(L.Callback, ABC):
         self.epochs = epochs
         self._done_at = -1
 
-    def check(self, denoiser: NetworkDenoiser) -> None:
-        """Raise ConfigError if the callback can't work with this denoiser."""
+    def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
+        """Raise ConfigError if the callback can't work with this denoiser, or with these data."""
 
     @abstractmethod
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:

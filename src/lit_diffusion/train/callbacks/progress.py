@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from torch.optim import Optimizer
 
+from lit_diffusion.common.errors import check_number, check_whole_number
 from lit_diffusion.common.log import log
 
 
@@ -102,7 +103,12 @@ def progress_bar(refresh_rate: int = 20, seconds: float = 10.0) -> ProgressBar:
     Args:
         refresh_rate: steps between two updates of the bar.
         seconds: time between two plain lines.
+
+    Raises:
+        ConfigError: a negative value.
     """
+    check_whole_number("callbacks.progress.refresh_rate", refresh_rate, least=0)
+    check_number("callbacks.progress.seconds", seconds, least=0, most=1e9)
     if sys.stdout.isatty():
         return RichProgressBar(refresh_rate=refresh_rate)
     return PlainProgress(seconds)

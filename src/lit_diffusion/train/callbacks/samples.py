@@ -15,12 +15,14 @@ from torchvision.transforms.functional import pil_to_tensor
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import grid, save_png, to_float
 from lit_diffusion.common.rng import ImageNoise
+from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.samplers.generate import generate
 from lit_diffusion.samplers.hooks import Trajectory
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
+from lit_diffusion.train.checks import check_sampler
 from lit_diffusion.train.module import LitDiffusion
 
 
@@ -85,9 +87,9 @@ class Samples(AfterEpochs):
         self.seeds = seeds
         self.last_grid: Path | None = None
 
-    def check(self, denoiser: NetworkDenoiser) -> None:
-        self.sampler.check(denoiser)
+    def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
         self.guidance.applied(denoiser)
+        check_sampler(self.sampler, denoiser, data.image_shape)
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         times = self.sampler.times(pl_module.denoiser.schedule)
@@ -138,6 +140,12 @@ class Denoised(AfterEpochs):
         self.n = n
         self.times = times
         self.seed = seed
+
+    def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
+        if self.n > data.val_size:
+            raise ConfigError(
+                f"callbacks.samples.n is {self.n}, but data.val_size is {data.val_size}: choose fewer images"
+            )
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         x, y = trainer.datamodule.val_set[: self.n]

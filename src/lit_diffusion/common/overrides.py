@@ -1,0 +1,143 @@
+"""Words of a command line that Hydra would refuse in words that lead nowhere, or wouldn't refuse."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from lit_diffusion.common.compose import CONFIG_DIR, config_files, is_assignment, key_of, user_folder
+from lit_diffusion.common.configs import override as quoted
+
+OPTIONS = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion")
+OPTIONS_WITH_VALUES = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p",
+    "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
+SHORTCUTS = {"figures": "figure", "edit": "edit", "study": "study"}  # VERB NAME is short for VERB GROUP=NAME
+OF_A_MODEL = ("steps", "sampler", "n", "y", "prompt", "bits_n", "bits_steps", "precision")  # to be evaluated
+
+
+def unclear(verb: str, words: Sequence[str]) -> str | None:
+    """Return the sentence for a command line that can't mean what its user wants, None for none.
+
+    Args:
+        verb: of the command line.
+        words: what follows it.
+    """
+    return (
+        unclear_place()
+        or unclear_words(verb, words)
+        or next(filter(None, map(unclear_override, words)), None)
+        or unclear_combination(verb, words)
+        or unclear_folder(words)
+    )
+
+
+def unclear_place() -> str | None:
+    """Return the sentence for a working folder in which no command can work."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        return "the folder in which this command was started is gone: start it in another one"
+    if "${" in here:
+        return f"this folder is {here}, and Hydra reads what follows ${{: start the command in another one"
+    return None
+
+
+def unclear_words(verb: str, words: Sequence[str]) -> str | None:
+    """Return the sentence for a word that is neither an override nor an option, or stands elsewhere."""
+    if "=" in words:
+        return "= stands alone: write KEY=VALUE without spaces"
+    for before, word in zip(["", *words], words, strict=False):
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and name not in (*OPTIONS, *OPTIONS_WITH_VALUES):
+            return f"{word} is no option: give {name[2:].replace('-', '_')}={value or 'VALUE'}"
+        if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
+            key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
+            return f"{word} is no override: give {quoted(key, word)}"
+    places = [n for n, word in enumerate(words) if is_assignment(word)]
+    for n, option in enumerate(words):
+        if option.startswith("-") and places and places[0] < n < places[-1]:
+            return f"{option} stands between overrides: put it before all of them"
+    return None
+
+
+def unclear_override(override: str) -> str | None:
+    """Return the sentence for one override."""
+    key, equals, value = override.partition("=")
+    if value.lstrip("\"'").startswith("~/"):
+        return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
+    if key == "hydra.job.chdir" and value.lower() == "true":
+        return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
+    if key == "hydra.sweep.subdir" and "${" not in value:
+        return f"{key} is {value}, one folder for all jobs: leave it out"
+    if key in ("hydra.run.dir", "hydra.sweep.dir") and (not value or Path(value).is_file()):
+        return f"{key} is {value!r}: give the path of a folder"
+    if Path(CONFIG_DIR, group := key.lstrip("~")).is_dir():
+        left_out = value in ("", "null") if equals else key.startswith("~")
+        if left_out or re.fullmatch(r"[-+]?[\d.]+|true|false", value, re.IGNORECASE):
+            choices = ", ".join(path.stem for path in config_files(group))
+            return f"{group} is {value or 'null'}: choose one of {choices}, or leave it as it was"
+    if not is_assignment(override):
+        return None
+    parsed = parsed_override(override)
+    if parsed is None and value[:1] not in "[{":
+        if ",," in value or value.endswith(","):
+            return f"{override} has nothing between two commas: write VALUE,VALUE"
+        if function := re.match(r"(\w+)\(", value):
+            return f"{override} calls {function[1]}: choose one of range(0,3), choice(a,b), interval(0,1)"
+        return f"{override} has a character that Hydra has a use for: give {quoted(key, value)}"
+    if (
+        parsed
+        and parsed.is_sweep_override()
+        and not parsed.is_interval_sweep()
+        and not any(True for _ in parsed.sweep_iterator())
+    ):
+        return f"{override} has no values: write range(FROM,TO), FROM less than TO"
+    return None
+
+
+def unclear_combination(verb: str, words: Sequence[str]) -> str | None:
+    """Return the sentence for overrides that don't go together."""
+    keys = {key_of(word): word.partition("=")[2] for word in words if is_assignment(word)}
+    if {"steps", "sampler.steps"} <= {*keys}:
+        return "steps and sampler.steps mean the same, and both are given: leave one out"
+    if verb in ("sample", "evaluate") and "sampler" not in keys:
+        for key, value in keys.items():
+            if key.startswith("sampler."):
+                own = f"steps={value}" if key == "sampler.steps" else "sampler=NAME too"
+                return f"{key} is {value}, but no sampler is chosen: give {own}"
+    if verb == "evaluate" and keys.get("samples") not in (None, "null"):
+        for key in keys:
+            if key in OF_A_MODEL or key.startswith(("sampler.", "guidance.")):
+                return f"{key} is set, but samples are scored as they are: leave one of the two out"
+    return None
+
+
+def unclear_folder(options: Sequence[str]) -> str | None:
+    """Return the sentence for a file in the user's --config-dir that can't be read, or would be ignored."""
+    folder = user_folder(options)
+    for path in sorted(folder.rglob("*.yaml")) if folder else []:
+        try:
+            content = OmegaConf.load(path)
+        except (YAMLError, UnicodeDecodeError, OSError) as error:
+            return f"{path} can't be read ({' '.join(str(error).split())}): mend it"
+        if not isinstance(content, DictConfig):
+            return f"{path} holds a list: give keys with values"
+        whole = path.read_text(encoding="utf-8").startswith("# @package _global_")
+        if path.parent.name in ("experiment", "debug") and not whole:
+            return f"{path} would be ignored: let it begin with the line # @package _global_"
+    return None
+
+
+def parsed_override(override: str) -> Override | None:
+    """Return an override as Hydra reads it, None if it is none in Hydra's grammar."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
