@@ -74,6 +74,34 @@ def test_an_offline_run_holds_config_losses_by_bin_and_pictures(trained, tmp_pat
         assert Image.open(theirs).convert("RGB").tobytes() == Image.open(ours).convert("RGB").tobytes()
 
 
+def settings(records):
+    """What W&B was told of a run: its name, group, tags, ..."""
+    return next(r["run"] for r in records if r["type"] == "run")
+
+
+def test_a_run_is_named_by_its_choices(trained, tmp_path):
+    trained("hydra.run.dir=run", "schedule=flow", "prediction=velocity", "seed=3", "logger.wandb.tags=[mine]")
+    told = settings(records(tmp_path / "run"))
+    assert told["display_name"] == "small_unet-flow-velocity-s3"
+    assert (told["job_type"], told.get("run_group", "")) == ("train", "")
+    assert {"mine", "schedule=flow", "optimizer=adamw"} < {*told["tags"]}
+
+
+def test_pictures_have_captions_and_the_denoising_moves(trained, tmp_path):
+    trained("hydra.run.dir=run", "model.num_classes=10", "callbacks.samples.columns=4")
+    found = records(tmp_path / "run")
+    (grid,) = [item for item in history(found, "samples/grid") if item]
+    assert grid["samples/grid.captions"] == ["labels of the first row: 0, 1, 2, 3"]
+    (video,) = [item for item in history(found, "samples/denoising") if item]
+    assert any("gif" in str(value) for value in video.values())
+
+
+def test_a_checkpoint_is_an_artifact_by_config(trained, tmp_path):
+    trained("hydra.run.dir=run", "logger.wandb.log_model=true")
+    artifacts = [r["artifact"] for r in records(tmp_path / "run") if r["type"] == "artifact"]
+    assert [artifact["type"] for artifact in artifacts] == ["model"]
+
+
 def run_ids(folder):
     return {path.name.split("-")[-1] for path in folder.glob("**/offline-run-*") if path.is_dir()}
 
@@ -83,14 +111,20 @@ def test_a_multirun_is_one_run_folder_and_one_wandb_run_each(trained, tmp_path):
         "-m", "hydra.sweep.dir=sweep", "schedule=linear,cosine", "optimizer.lr=1e-3,1e-4"
     )  # in this order
     assert len(run_ids(tmp_path)) == 4
-    configs = []
+    configs, names = [], []
     for job in range(4):
         folder = tmp_path / "sweep" / str(job)
         assert (folder / "checkpoints" / "last.ckpt").is_file()
         assert len(run_ids(folder)) == 1
+        told = settings(records(folder))
+        assert (told["run_group"], told["job_type"]) == ("sweep", "train")
+        assert {"model=small_unet", "prediction=v", "data=Digits"} < {*told["tags"]}
+        names.append(told["display_name"])
         updates = [r["config"]["update"] for r in records(folder) if r["type"] == "config"]
         config = {k: v for update in updates for k, v in update.items()}
         configs.append((config["schedule"]["_target_"].split(".")[-1], config["optimizer"]["lr"]))
+    schedules, rates = ("linear", "cosine"), ("0.001", "0.0001")
+    assert names == [f"schedule={a},optimizer.lr={b}" for a in schedules for b in rates]
     assert configs == [("Linear", 1e-3), ("Linear", 1e-4), ("Cosine", 1e-3), ("Cosine", 1e-4)]
 
 

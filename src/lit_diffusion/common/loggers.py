@@ -74,6 +74,10 @@ class LastingWandbLogger(WandbLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         self._attempt(lambda: super(LastingWandbLogger, self).log_image(key, images, step, **kwargs))
 
+    @rank_zero_only
+    def log_video(self, key: str, videos: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self._attempt(lambda: super(LastingWandbLogger, self).log_video(key, videos, step, **kwargs))
+
     def _attempt(self, log_it: Callable[[], None]) -> None:
         if self.lost:
             return

@@ -19,6 +19,7 @@ from lit_diffusion.common.files import write_json
 from lit_diffusion.common.log import log
 
 JOB = "job.json"  # in a job's folder
+COMMAND = "multirun.json"  # in the multirun's folder: the overrides of its command
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Job:
     value: float | None
     failure: str | None
 
+    def varied(self, command: "Command") -> list[str]:
+        """Return the overrides that not all jobs of the command have."""
+        return command.varied(self.overrides)
+
     def write(self, folder: Path) -> None:
         write_json(folder / JOB, asdict(self))
 
@@ -49,17 +54,41 @@ class Job:
         return cls(**json.loads(path.read_text())) if path.is_file() else None
 
 
+@dataclass(frozen=True)
+class Command:
+    """What a multirun was told.
+
+    Attributes:
+        overrides: with the sweeps in them.
+        metric: the name of what its jobs return; None for nothing.
+    """
+
+    overrides: list[str]
+    metric: str | None
+
+    def varied(self, overrides: list[str]) -> list[str]:
+        """Return those of a job's overrides that not all jobs have."""
+        ours, theirs = map(OverridesParser.create().parse_overrides, (self.overrides, overrides))
+        common = {override.key_or_group for override in ours if not override.is_sweep_override()}
+        return [str(override.input_line) for override in theirs if override.key_or_group not in common]
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / COMMAND, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        return cls(**json.loads((folder / COMMAND).read_text()))
+
+
 class Multirun(Callback):
-    """Remembers the multirun that this process has started, None for none."""
+    """Writes a multirun's command into its folder, and remembers the one that this process has started."""
 
     folder: ClassVar[Path | None] = None
-    overrides: ClassVar[list[str]] = []
-    metric: ClassVar[str | None] = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Multirun.folder = Path(config.hydra.sweep.dir)
-        Multirun.overrides = list(config.hydra.overrides.task)
-        Multirun.metric = config.get("optimized_metric")
+        command = Command(list(config.hydra.overrides.task), config.get("optimized_metric"))
+        command.write(Multirun.folder)
 
 
 def in_multirun() -> bool:
@@ -125,10 +154,12 @@ def job_that_wrote_to(out: str) -> Path | None:
     )
 
 
-def swept(overrides: list[str]) -> set[str]:
-    """Return the keys that a multirun's overrides give several values."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return {override.key_or_group for override in parsed if override.is_sweep_override()}
+def varied_overrides() -> list[str]:
+    """Return the overrides of this multirun's job that not all of its jobs have."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir)
+    overrides = list(hydra.overrides.task)
+    return Command.read(folder).varied(overrides) if (folder / COMMAND).is_file() else overrides
 
 
 def summary() -> list[str]:
@@ -138,12 +169,12 @@ def summary() -> list[str]:
     from rich.console import Console  # here, so that --help doesn't wait for it
     from rich.table import Table
 
-    keys = swept(Multirun.overrides)
-    table = Table("job", Multirun.metric or "", "minutes", "folder")
+    command = Command.read(Multirun.folder)
+    table = Table("job", command.metric or "", "minutes", "folder")
     for folder, job in jobs.items():
-        varied = [o for o in job.overrides if o.partition("=")[0].lstrip("+~") in keys]
         value = "failed" if job.failure else "" if job.value is None else f"{job.value:.4g}"
-        table.add_row(" ".join(varied or job.overrides), value, f"{job.seconds / 60:.1f}", str(folder))
+        varied = " ".join(job.varied(command) or job.overrides)
+        table.add_row(varied, value, f"{job.seconds / 60:.1f}", str(folder))
     Console().print(table)
     failed = {folder: job for folder, job in jobs.items() if job.failure}
     lines = [f"  {' '.join(job.overrides)}: {job.failure} ({folder})" for folder, job in failed.items()]

@@ -18,6 +18,7 @@ from lit_diffusion.common.errors import ConfigError, check_switch, check_text, c
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.log import log, log_table
 from lit_diffusion.common.loggers import finish_wandb
+from lit_diffusion.common.run_names import named
 from lit_diffusion.common.stored import stored_source
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
@@ -164,6 +165,12 @@ def model_name(cfg: DictConfig) -> str:
     return cfg.ckpt or "the model that ships"
 
 
+def evaluation_name(cfg: DictConfig) -> str:
+    """Return an evaluation's name: the folder or the file that was evaluated, and the seed."""
+    path = Path(cfg.samples or model_name(cfg))
+    return f"{path.parent.parent.name if path.suffix == '.ckpt' else path.stem}-s{cfg.seed}"
+
+
 def check_evaluation(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the model and the data."""
     check_sampling(cfg)
@@ -275,6 +282,8 @@ def record(cfg: DictConfig, result: Result) -> None:
     if result.cost:
         numbers |= {k: v for k, v in vars(result.cost).items() if not isinstance(v, str)}
     for name, logger in cfg.logger.items():
+        if name == "wandb":
+            logger = named(logger, "evaluate", evaluation_name(cfg), [])
         logger = build(logger, f"logger.{name}")
         logger.log_hyperparams(plain(cfg))
         logger.log_metrics({f"eval/{name}": value for name, value in numbers.items()})

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 
+import wandb
 from omegaconf import DictConfig, ListConfig
 
 from lit_diffusion.checkpoint import read_checkpoint
+from lit_diffusion.common.build import build
 from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write, locked, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
+from lit_diffusion.common.loggers import finish_wandb
+from lit_diffusion.common.run_names import named
 from lit_diffusion.evaluate.report import SCORES
 from lit_diffusion.evaluate.result import RESULT, Result
 from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
-from lit_diffusion.study.comparison import Comparison, comparison_table, markdown, summaries
-from lit_diffusion.study.runs import Run, check_comparable, plan_run
+from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
+from lit_diffusion.study.runs import Run, check_comparable, name_at_wandb, plan_run
 from lit_diffusion.train.resume import has_ended
 from lit_diffusion.train.run import train
 
@@ -59,6 +63,8 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     out = Path(cfg.out)
     runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     check_comparable(runs)
+    for run in runs:
+        name_at_wandb(run, cfg.name)
     make_folder(out)
     evaluators = EvaluatorCache()
     results: list[Result] = []
@@ -77,6 +83,7 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
         with atomic_write(out / TABLE) as file:
             file.write(markdown(result).encode())
         log_table(comparison_table(result))
+        log_comparison(cfg, result, runs)
     return result, out / TABLE
 
 
@@ -168,6 +175,31 @@ def check_result(cfg: DictConfig, run: Run, results: Sequence[Result]) -> None:
                 f"{run.choice}, seed {run.seed} has {key} {getattr(last, key)}, but the first "
                 f"{getattr(first, key)}: their scores can't be compared; give all choices the same"
             )
+
+
+def log_comparison(cfg: DictConfig, result: Comparison, runs: Sequence[Run]) -> None:
+    """Give W&B the study's table, with samples of each choice, if the config has its logger."""
+    if "wandb" not in cfg.logger:
+        return
+    logger = build(named(cfg.logger.wandb, "study", cfg.name, []), "logger.wandb")
+    folders = {run.choice: Path(run.evaluation.out) for run in reversed(runs)}  # the first seed's
+    pictures = [picture_of(folders[choice]) for choice in result.nfe]
+    cells = [[*cells, picture] for cells, picture in zip(rows(result), [*pictures, None], strict=True)]
+    logger.log_table("study", columns=[*headings(result), "samples"], data=cells)
+    means = {
+        f"study/{choice}/{score}": summary.mean
+        for choice, scores in result.choices.items()
+        for score, summary in scores.items()
+    }
+    logger.log_metrics(means)
+    logger.finalize("success")
+    finish_wandb()
+
+
+def picture_of(folder: Path) -> wandb.Image | None:
+    """Return the grid of samples in an evaluation's folder, None where there is none."""
+    path = folder / "grid.png"
+    return wandb.Image(str(path)) if path.is_file() else None
 
 
 def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> Comparison:

@@ -94,6 +94,14 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
     return Run(choice, seed, training, evaluation)
 
 
+def name_at_wandb(run: Run, study: str) -> None:
+    """Have W&B group what it is told of this run under the study, and name it after choice and seed."""
+    for cfg in filter(None, (run.training, run.evaluation)):
+        if "wandb" in cfg.logger:
+            cfg.logger.wandb.group = cfg.logger.wandb.group or study
+            cfg.logger.wandb.name = cfg.logger.wandb.name or f"{run.choice}-s{run.seed}"
+
+
 def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
     """Return the config of a run's evaluation; what it evaluates is still open."""
     own = cfg.study.choices[choice] or {}

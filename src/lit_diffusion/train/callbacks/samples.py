@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import grid, save_png, to_float
+from lit_diffusion.common.images import grid, save_gif, save_png, to_float
 from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
@@ -95,11 +96,22 @@ class Samples(AfterEpochs):
         times = self.sampler.times(pl_module.denoiser.schedule)
         trajectory = Trajectory(times, self.trajectory_times, self.trajectory_n)
         x = self._sample(pl_module, trainer.datamodule.image_shape, trajectory)
-        self.last_grid = log_picture(trainer, "samples/grid", grid(x, self.columns))
+        caption = self._caption(pl_module.denoiser.num_classes)
+        self.last_grid = log_picture(trainer, "samples/grid", grid(x, self.columns), caption)
         if trajectory.frames and self.trajectory_n:
             frames = torch.stack(trajectory.frames, dim=1)  # (n, times, 2, C, H, W)
             rows = frames.transpose(1, 2).flatten(0, 2)  # per sample, x_t at each time, then x
-            log_picture(trainer, "samples/trajectory", grid(rows, len(trajectory.frames)))
+            shown = ", ".join(f"{time:.2g}" for time in trajectory.times)
+            picture = grid(rows, len(trajectory.frames))
+            log_picture(trainer, "samples/trajectory", picture, f"t = {shown}")
+            log_video(trainer, "samples/denoising", trajectory.frames)
+
+    def _caption(self, num_classes: int) -> str:
+        """Return what the samples were asked to be."""
+        if num_classes == 0:
+            return "without labels"
+        labels = (str(k % num_classes) for k in range(min(self.columns, self.n)))
+        return f"labels of the first row: {', '.join(labels)}"
 
     def _sample(self, pl_module: LitDiffusion, shape: tuple[int, ...], trajectory: Trajectory) -> Tensor:
         denoiser = self.guidance.applied(pl_module.denoiser)
@@ -151,7 +163,9 @@ class Denoised(AfterEpochs):
         x, y = trainer.datamodule.val_set[: self.n]
         x = to_float(x)
         rows = [x, *denoised_once(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
-        log_picture(trainer, "samples/denoised", grid(torch.cat(rows), len(x)))
+        times = ", ".join(f"{time:g}" for time in self.times)
+        caption = f"images, and x_t and its estimate at t = {times}"
+        log_picture(trainer, "samples/denoised", grid(torch.cat(rows), len(x)), caption)
 
 
 @torch.no_grad()
@@ -186,13 +200,25 @@ def denoised_once(
     return shown
 
 
-def log_picture(trainer: L.Trainer, key: str, image: Image.Image) -> Path:
+def log_picture(trainer: L.Trainer, key: str, image: Image.Image, caption: str) -> Path:
     """Give a picture to every logger that takes pictures, and to the run's folder; return its file."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key, [image], step=step)
+            logger.log_image(key, [image], step=step, caption=[caption])
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, pil_to_tensor(image), step)
     name = key.removeprefix("samples/")
     return save_png(image, Path(trainer.default_root_dir) / "samples" / f"{name}_step_{step:06d}.png")
+
+
+def log_video(trainer: L.Trainer, key: str, frames: Sequence[Tensor]) -> None:
+    """Give W&B an animation of frames (n, 2, C, H, W): above the x_t of a time, below the estimates."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        return
+    with TemporaryDirectory() as folder:
+        pictures = [grid(frame.transpose(0, 1).flatten(0, 1), len(frame)) for frame in frames]
+        path = save_gif(pictures, Path(folder, "frames.gif"), milliseconds=400)
+        for logger in loggers:
+            logger.log_video(key, [str(path)], step=trainer.global_step, format=["gif"])
