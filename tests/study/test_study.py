@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import offline
 import pytest
 import torch
 from commands import TINY
@@ -62,7 +63,15 @@ STUDY = {
 
 def settings(out, seeds=(0, 1), **changes) -> dict:
     small = {**STUDY, **changes}
-    return {"ckpt": None, "trust": [], "seeds": list(seeds), "name": "small", "out": str(out), "study": small}
+    return {
+        "ckpt": None,
+        "trust": [],
+        "seeds": list(seeds),
+        "name": "small",
+        "out": str(out),
+        "logger": {},
+        "study": small,
+    }
 
 
 @pytest.fixture
@@ -114,6 +123,43 @@ def test_a_study_ends_in_one_table(studied, calls, tmp_path):
     lines = text.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:6]] == ["| plain", "| guided", "| linear", "| floor"]
     assert "n = 12" in text and "Seeds 0, 1" in text and result.features.sha256[:12] in text
+
+
+TOLD = """
+import json, sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from lit_diffusion.common.compose import CONFIG_DIR
+from lit_diffusion.study.run import study
+cfg = OmegaConf.create(json.loads(sys.argv[1]))
+with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+    cfg.logger = compose("evaluate", ["logger=wandb", f"out={cfg.out}"]).logger
+study(cfg)
+"""
+
+
+def test_what_wandb_is_told_of_a_study(tmp_path):
+    """Its trainings and evaluations in one group, named by choice and seed; the table, with pictures."""
+    (tmp_path / "told.py").write_text(TOLD)
+    training = [o.replace("logger=csv", "logger=wandb") for o in STUDY["train"]]
+    evaluation = [o.replace("logger=none", "logger=wandb") for o in STUDY["evaluate"]]
+    choices = {"plain": None, "linear": STUDY["choices"]["linear"]}
+    cfg = settings(tmp_path / "study", (5,), train=training, evaluate=evaluation, choices=choices)
+    result = run_script("told.py", json.dumps(cfg), cwd=tmp_path, WANDB_MODE="offline")
+    assert result.returncode == 0, result.stderr
+    for part, job_type in {"runs": "train", "evaluations": "evaluate"}.items():
+        told = [offline.settings(offline.records(f)) for f in (tmp_path / "study" / part).iterdir()]
+        assert {run["display_name"] for run in told} == {"plain-s5", "linear-s5"}
+        assert {(run["run_group"], run["job_type"]) for run in told} == {("small", job_type)}
+    found = offline.records(tmp_path / "study")
+    assert offline.settings(found)["display_name"] == "small"
+    (row,) = [item for item in offline.history(found, "study/") if item]
+    assert row["study/linear/fid"] == Comparison.read(tmp_path / "study").choices["linear"]["fid"].mean
+    (path,) = (tmp_path / "study").glob("wandb/offline-run-*/files/media/table/*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["choice", "NFE", "FID ↓", "class accuracy ↑", "samples"]
+    assert [cells[0] for cells in table["data"]] == ["plain", "linear", "floor"]
+    assert [bool(cells[-1]) for cells in table["data"]] == [True, True, False]
 
 
 def test_what_is_finished_is_not_done_again(studied, calls):

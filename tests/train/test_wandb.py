@@ -1,25 +1,16 @@
 """What reaches W&B, read back from an offline run's file by W&B's own reader."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from commands import DIGITS, ROOT, TINY
 from digits import Digits
 from forked import run_script
+from offline import history, records, settings
 from PIL import Image
 
 OPTIONS = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim", "logger=wandb"]
-
-
-def records(folder):
-    """Every record of the one offline run in the folder."""
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(reader, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -30,12 +21,6 @@ def trained(tmp_path):
         return result
 
     return made
-
-
-def history(records, prefix):
-    """All values logged under names with the prefix, in order."""
-    items = [r["history"]["item"] for r in records if r["type"] == "history"]
-    return [{k: v for k, v in item.items() if k.startswith(prefix)} for item in items]
 
 
 def test_an_offline_run_holds_config_losses_by_bin_and_pictures(trained, tmp_path):
@@ -72,11 +57,6 @@ def test_an_offline_run_holds_config_losses_by_bin_and_pictures(trained, tmp_pat
         ours = tmp_path / "run" / "samples" / f"{name}_step_000006.png"
         theirs = folder / "files" / logged[-1][0]
         assert Image.open(theirs).convert("RGB").tobytes() == Image.open(ours).convert("RGB").tobytes()
-
-
-def settings(records):
-    """What W&B was told of a run: its name, group, tags, ..."""
-    return next(r["run"] for r in records if r["type"] == "run")
 
 
 def test_a_run_is_named_by_its_choices(trained, tmp_path):
