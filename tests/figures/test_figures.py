@@ -1,5 +1,6 @@
 """Every figure, on real digits and small models: what it shows, not just that it is there."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.multirun import Command, Job
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.evaluate.result import EvaluatorSettings, Reference
 from lit_diffusion.features.network import NetworkInfo
 from lit_diffusion.figures import curves, tutorials
 from lit_diffusion.figures.run import draw
+from lit_diffusion.figures.sweep import sweep
 from lit_diffusion.predictions import X
 from lit_diffusion.schedules import Flow, Linear, SingleStep
 from lit_diffusion.study.comparison import Comparison, Summary
@@ -44,7 +47,10 @@ def trained_run(config, tmp_path):
 @pytest.mark.parametrize(
     "experiment, names",
     [
-        ("denoise_sigma05", [name for name in FIGURES if name not in ("pure_noise", "images_seen", "nfe")]),
+        (
+            "denoise_sigma05",
+            [name for name in FIGURES if name not in ("pure_noise", "images_seen", "nfe", "sweep")],
+        ),
         ("denoise_pure_noise", ["pure_noise"]),
     ],
 )
@@ -209,6 +215,61 @@ def test_a_study_that_says_nothing_of_fid_over_evaluations(tmp_path, changes):
     study_of(**{"nfe": {"a": 5}, **changes}).write(tmp_path)
     with pytest.raises(ConfigError, match="conf/study/nfe"):
         curves.nfe(str(tmp_path))
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """swept({key: values}): the folder of a multirun; the score of job k is k."""
+
+    def made(keys):
+        overrides = ["data=mnist", *(f"{key}={','.join(values)}" for key, values in keys.items())]
+        Command(overrides, "val/loss").write(tmp_path)
+        for k, values in enumerate(product(*keys.values())):
+            own = ["data=mnist", *(f"{key}={value}" for key, value in zip(keys, values, strict=True))]
+            folder = tmp_path / str(k)
+            folder.mkdir()
+            Job(own, str(folder), 60.0, float(k), None).write(folder)
+        (tmp_path / "99").mkdir()
+        Job(["data=mnist"], "99", 60.0, None, "it failed").write(tmp_path / "99")
+        return str(tmp_path)
+
+    return made
+
+
+RATES, SCHEDULES = {"optimizer.lr": ["0.01", "0.0001", "0.001"]}, {"schedule": ["linear", "flow"]}
+
+
+def test_a_sweep_of_one_key_is_a_curve(swept):
+    figure, source = sweep(swept(RATES))
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1e-4, 1], [1e-3, 2], [1e-2, 0]]
+    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "optimizer.lr", "val/loss")
+    assert source.startswith("3 of 4 jobs of ")
+
+
+def test_a_sweep_of_two_keys_is_a_map(swept):
+    figure, _ = sweep(swept({**SCHEDULES, **RATES}))
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[1, 4], [2, 5], [0, 3]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["linear", "flow"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.0001", "0.001", "0.01"]
+
+
+def test_a_sweep_of_more_keys_is_lines_from_key_to_key(swept):
+    figure, _ = sweep(swept({**RATES, **SCHEDULES, "seed": ["0", "1"]}))
+    axes = figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    assert sorted(line.get_ydata()[-1] for line in lines) == pytest.approx(np.arange(12) / 11)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*RATES, *SCHEDULES, "seed", "val/loss"]
+
+
+@pytest.mark.parametrize(
+    "keys, says", [({}, "whose jobs don't differ"), ({"seed": []}, "where no job has returned a number")]
+)
+def test_a_sweep_without_anything_to_show(swept, keys, says):
+    with pytest.raises(ConfigError, match=says):
+        sweep(swept(keys))
 
 
 def test_progress_names_the_epochs(trained_run):
