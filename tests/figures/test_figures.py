@@ -26,6 +26,9 @@ from lit_diffusion.train.run import train
 FIGURES = sorted(p.stem for p in (ROOT / "conf" / "figure").glob("*.yaml"))
 
 
+OF_OTHER_RUNS = ("pure_noise", "images_seen", "nfe", "sweep")
+
+
 @pytest.fixture
 def drawn(config):
     """drawn(name, *overrides): the file and the sentence that the command gives."""
@@ -47,10 +50,7 @@ def trained_run(config, tmp_path):
 @pytest.mark.parametrize(
     "experiment, names",
     [
-        (
-            "denoise_sigma05",
-            [name for name in FIGURES if name not in ("pure_noise", "images_seen", "nfe", "sweep")],
-        ),
+        ("denoise_sigma05", [name for name in FIGURES if name not in OF_OTHER_RUNS]),
         ("denoise_pure_noise", ["pure_noise"]),
     ],
 )
@@ -251,9 +251,9 @@ def test_a_sweep_of_one_key_is_a_curve(swept):
 def test_a_sweep_of_two_keys_is_a_map(swept):
     figure, _ = sweep(swept({**SCHEDULES, **RATES}))
     axes = figure.axes[0]
-    assert axes.images[0].get_array().tolist() == [[1, 4], [2, 5], [0, 3]]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["linear", "flow"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.0001", "0.001", "0.01"]
+    assert axes.images[0].get_array().tolist() == [[1, 2, 0], [4, 5, 3]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["linear", "flow"]
 
 
 def test_a_sweep_of_more_keys_is_lines_from_key_to_key(swept):
@@ -285,6 +285,7 @@ def test_progress_names_the_epochs(trained_run):
         ("loss", [], "give run=DIR"),
         ("images_seen", [], "give run=DIR"),
         ("nfe", [], "the folder of a finished study"),
+        ("sweep", ["run=nowhere"], "run is nowhere: give run=DIR, the folder of a multirun"),
         ("schedules", ["dpi=0"], "dpi is 0"),
         ("schedules", ["out=/proc/figures"], "out is /proc/figures, which can't"),
         ("loss", ["run=nowhere"], "metrics.csv does not exist"),
