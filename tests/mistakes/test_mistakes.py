@@ -11,8 +11,8 @@ from commands import DIGITS, ROOT, TINY
 from forked import run_script
 from PIL import Image
 
-from lit_diffusion.common.cli import explain
 from lit_diffusion.common.compose import check_keys, composed
+from lit_diffusion.common.errors import explain
 from lit_diffusion.common.overrides import unclear
 
 TRAIN = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler.steps=2", "logger=none"]

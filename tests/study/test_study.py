@@ -2,7 +2,9 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import offline
@@ -18,6 +20,7 @@ from lit_diffusion.common.compose import CONFIG_DIR, composed
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.figures import curves
 from lit_diffusion.study import run as studying
+from lit_diffusion.study.cells import MARKER
 from lit_diffusion.study.comparison import (
     Comparison,
     markdown,
@@ -70,8 +73,14 @@ def settings(out, seeds=(0, 1), **changes) -> dict:
         "name": "small",
         "out": str(out),
         "logger": {},
+        "worker": 0,
         "study": small,
     }
+
+
+def cells(folder: Path) -> list[Path]:
+    """The folders of a study's trainings, or of its evaluations."""
+    return [path for path in folder.iterdir() if path.is_dir()]
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ def test_what_wandb_is_told_of_a_study(tmp_path):
     result = run_script("told.py", json.dumps(cfg), cwd=tmp_path, WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     for part, job_type in {"runs": "train", "evaluations": "evaluate"}.items():
-        told = [offline.settings(offline.records(f)) for f in (tmp_path / "study" / part).iterdir()]
+        told = [offline.settings(offline.records(f)) for f in cells(tmp_path / "study" / part)]
         assert {run["display_name"] for run in told} == {"plain-s5", "linear-s5"}
         assert {(run["run_group"], run["job_type"]) for run in told} == {("small", job_type)}
     found = offline.records(tmp_path / "study")
@@ -246,10 +255,72 @@ def test_a_signal_keeps_its_status(studied, monkeypatch, caplog, status):
     assert "goes on" in caplog.text
 
 
-def test_two_studies_in_one_folder(studied, tmp_path):
-    (tmp_path / "study").mkdir()
-    with FileLock(tmp_path / "study" / "lock"), pytest.raises(ConfigError, match="another study is at work"):
-        studied()
+def test_two_processes_share_a_study(studied, tmp_path):
+    """Each training and each evaluation is done by one of them, and both have the whole table."""
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    OmegaConf.save(STUDY, tmp_path / "conf" / "study" / "small.yaml")
+    command = ["small", "seeds=[0,1]", f"hydra.searchpath=[file://{tmp_path}/conf]", f"out={tmp_path}/study"]
+
+    def worker(name):
+        (tmp_path / name).mkdir()
+        return run_script("-m", "lit_diffusion.study", *command, cwd=tmp_path / name)
+
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(worker, ["one", "other"]))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
+    said = (tmp_path / "study" / "study.log").read_text()
+    assert (said.count(" parameters"), said.count("6 of 6: ")) == (4, 2)
+    torch.set_num_threads(1)
+    assert Comparison.read(tmp_path / "study").choices == studied(folder="alone").choices
+
+
+def test_a_run_that_another_process_has_is_waited_for(studied, tmp_path, monkeypatch):
+    """Until the other two are done, and this process waits."""
+    cfg = OmegaConf.create(settings(tmp_path / "study", [0]))
+    place = Path(studying.plan_run(cfg, "plain", 0, tmp_path / "study").evaluation.out)
+    place.parent.mkdir(parents=True)
+    held, released, evaluated, evaluate = Event(), Event(), [], studying.evaluate
+
+    def hold():
+        with FileLock(place.with_name(f"{place.name}.lock")):
+            held.set()
+            released.wait()
+
+    def counted(cfg, *rest):
+        evaluated.append(cfg.out)
+        if len(evaluated) == 2:
+            released.set()
+        return evaluate(cfg, *rest)
+
+    monkeypatch.setattr(studying, "evaluate", counted)
+    other = Thread(target=hold)
+    other.start()
+    held.wait()
+    studied([0])
+    other.join()
+    assert evaluated[2:] == [str(place)]
+
+
+def test_a_run_that_fails_leaves_the_others(studied, tmp_path):
+    choices = {**STUDY["choices"], "broken": {"train": ["optimizer.lr=1e30"]}}
+    result = studied(choices=choices)
+    assert {*result.choices} == {"plain", "guided", "linear"}
+    assert {*result.failures} == {"broken, seed 0", "broken, seed 1"}
+    assert Comparison.read(tmp_path / "study") == result
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert "- broken, seed 0 failed: " in text and "isn't finite" in text
+    with pytest.raises(ConfigError, match=r"2 runs failed: see .*study\.md"):
+        studying.main(OmegaConf.create(settings(tmp_path / "study", choices=choices)))
+    with pytest.raises(ConfigError, match=r"all 1 runs of the study failed; the first: .*finite"):
+        studied([0], "other", choices={"broken": choices["broken"]}, baseline="broken")
+
+
+def test_differences_are_of_the_seeds_that_both_have():
+    values = {"a": {"fid": [1.0, None, 21.0]}, "b": {"fid": [2.0, 12.0, 23.0]}, "c": {"fid": [None] * 3}}
+    found = summaries(values, "a")
+    assert {*found} == {"a", "b"}
+    assert found["b"]["fid"].difference == 1.5
+    assert found["a"]["fid"].values == [1.0, None, 21.0]
 
 
 def test_data_that_differ_in_the_seed_alone_can_be_compared():
@@ -276,8 +347,8 @@ def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
     """Killed between its last checkpoint and the note that it is finished."""
     straight = studied(seeds=[0])
     (_, run), *_ = calls
-    (studying.Path(run) / studying.MARKER).unlink()
-    for scored in (studying.Path(run).parents[1] / "evaluations").iterdir():
+    Path(run, MARKER).unlink()
+    for scored in cells(Path(run).parents[1] / "evaluations"):
         (scored / "evaluation.json").unlink()
     calls.clear()
     assert studied(seeds=[0]) == straight
@@ -365,8 +436,8 @@ def test_differences_are_paired():
         ({"baseline": "none"}, "study.baseline is none: choose one of plain, guided, linear"),
         ({"scores": ["beauty"]}, "study.scores has beauty"),
         ({"scores": ["cas"]}, "study.scores has cas, but"),
-        ({"scores": "fid"}, "study.scores is fid: see conf/study/"),
-        ({"choices": None}, "study.choices is None: see conf/study/"),
+        ({"scores": "fid"}, "study.scores is fid: give a list"),
+        ({"choices": None}, "study.choices is None: give a group of keys"),
         ({"choices": {"plain": {"training": []}}}, "choices.plain has training"),
         ({"choices": {"plain": {"train": "seed=1"}}}, "choices.plain.train is seed=1: give a list"),
         ({"choices": {"plain": None, "more": {"evaluate": ["n=14"]}}}, "more has n 14, but plain has 12"),

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import runpy
 import signal
 import sys
@@ -12,18 +11,10 @@ from pathlib import Path
 from types import FrameType
 
 import hydra
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from lit_diffusion.common.compose import (
-    CONFIG_DIR,
-    UNCOMPOSED,
-    check_keys,
-    explain_composing,
-    explain_unresolved,
-)
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.compose import CONFIG_DIR, UNCOMPOSED, check_keys, explain_composing
+from lit_diffusion.common.errors import explain
 from lit_diffusion.common.log import log
 from lit_diffusion.common.multirun import in_multirun, run_once, summary
 from lit_diffusion.common.overrides import SHORTCUTS, unclear
@@ -108,24 +99,3 @@ class Terminated(KeyboardInterrupt):
 def terminate(number: int, frame: FrameType | None) -> None:
     """Raise Terminated; for SIGTERM."""
     raise Terminated
-
-
-def explain(error: Exception) -> str | None:
-    """Return the sentence for an error that the user can fix, None for a fault of the program."""
-    if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, OmegaConfBaseException):
-        return explain_unresolved(error)
-    if isinstance(error, InstantiationException):  # Hydra's own words, less their stack of causes
-        return f"{' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)"
-    full = "out of memory|can't allocate memory|bad_alloc"
-    if isinstance(error, MemoryError) or re.search(full, str(error)):
-        size = re.search(r"[\d.,]+ ?(bytes|[KMGT]i?B)", str(error))
-        more = f" for {size[0]} more" if size else ""
-        return f"there isn't enough memory{more}: choose a smaller batch_size, n, network or picture"
-    if isinstance(error, OSError) and not error.strerror:
-        return f"{' '.join(str(error).split())}: choose another file"
-    if isinstance(error, OSError):
-        where = f", {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: make room, or choose another folder; what was whole before still is"
-    return None

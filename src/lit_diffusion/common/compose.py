@@ -119,13 +119,6 @@ def explain_composing(error: Exception, config_name: str, overrides: Sequence[st
     return f"{text}{cause}"
 
 
-def explain_unresolved(error: OmegaConfBaseException) -> str:
-    """Return the sentence for a value of a config that OmegaConf can't give."""
-    reason = str(error.msg or error).splitlines()[0]
-    key = error.full_key or "a value of the config"
-    return f"{key} can't be read ({reason}): give it a value"
-
-
 def missing_config(path: str, options: Sequence[str] | None) -> str:
     """Return the sentence for a config that isn't there.
 

@@ -20,8 +20,13 @@ def plain(cfg: Any) -> Any:
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
-def check_out(cfg: DictConfig) -> None:
-    """Raise ConfigError unless ``cfg.out`` is a path, and that of no other job of this multirun."""
+def check_out(cfg: DictConfig, shared: bool = False) -> None:
+    """Raise ConfigError unless ``cfg.out`` is a path, and that of no other job of this multirun.
+
+    Args:
+        cfg: the config.
+        shared: whether several jobs may write there.
+    """
     try:
         out = cfg.out
     except InterpolationResolutionError:
@@ -31,7 +36,7 @@ def check_out(cfg: DictConfig) -> None:
     check_text("out", out)
     if "://" in out:
         raise ConfigError(f"out is {out}: give a folder of this machine")
-    if job := job_that_wrote_to(out):
+    if not shared and (job := job_that_wrote_to(out)):
         raise ConfigError(
             f"out is {out}, where another job of this multirun has written ({job}): leave it out, so that "
             "each has a folder of its own"

@@ -3,8 +3,12 @@
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import TypeGuard
+
+from hydra.errors import InstantiationException
+from omegaconf.errors import OmegaConfBaseException
 
 
 class ConfigError(ValueError):
@@ -65,3 +69,31 @@ def check_bytes(what: str, needed: float) -> None:
         raise ConfigError(
             f"{what} needs {needed:,.0f} bytes, but this machine has {memory:,}: choose less of it"
         )
+
+
+def explain(error: Exception) -> str | None:
+    """Return the sentence for an error that the user can fix, None for a fault of the program."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return explain_unresolved(error)
+    if isinstance(error, InstantiationException):  # Hydra's own words, less their stack of causes
+        return f"{' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)"
+    full = "out of memory|can't allocate memory|bad_alloc"
+    if isinstance(error, MemoryError) or re.search(full, str(error)):
+        size = re.search(r"[\d.,]+ ?(bytes|[KMGT]i?B)", str(error))
+        more = f" for {size[0]} more" if size else ""
+        return f"there isn't enough memory{more}: choose a smaller batch_size, n, network or picture"
+    if isinstance(error, OSError) and not error.strerror:
+        return f"{' '.join(str(error).split())}: choose another file"
+    if isinstance(error, OSError):
+        where = f", {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}: make room, or choose another folder; what was whole before still is"
+    return None
+
+
+def explain_unresolved(error: OmegaConfBaseException) -> str:
+    """Return the sentence for a value of a config that OmegaConf can't give."""
+    reason = str(error.msg or error).splitlines()[0]
+    key = error.full_key or "a value of the config"
+    return f"{key} can't be read ({reason}): give it a value"

@@ -91,8 +91,13 @@ def locked(folder: Path, task: str) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"another {task} is at work in {folder}: choose another out") from None
     try:
-        for unfinished in folder.rglob(f"*{UNFINISHED}"):
-            unfinished.unlink()
+        remove_unfinished(folder)
         yield
     finally:
         lock.release()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a process which was killed left unfinished."""
+    for unfinished in folder.rglob(f"*{UNFINISHED}"):
+        unfinished.unlink()

@@ -1,7 +1,7 @@
 """Choices compared over seeds: means, their 95 % intervals, and paired differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from lit_diffusion.features.network import NetworkInfo
 
 STUDY = "study.json"  # in a finished study's folder
 
-Values = Mapping[str, Mapping[str, Sequence[float]]]  # choice -> score -> a value for each seed
+Values = Sequence[float | None]  # of a score: one for each seed, None where the run failed
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Summary:
     """A score of one choice over the seeds.
 
     Attributes:
-        values: one for each seed.
+        values: one for each seed, None where the run failed.
         mean: of the values.
         interval: half the width of the mean's 95 % interval, Student's; None for a single seed.
         difference: the mean difference to the baseline, seed by seed; None for the baseline itself.
         difference_interval: half the width of its 95 % interval.
     """
 
-    values: list[float]
+    values: list[float | None]
     mean: float
     interval: float | None
     difference: float | None = None
@@ -47,10 +47,11 @@ class Comparison:
         seeds: of training and sampling.
         scores: names of the scores.
         baseline: name of the choice that the others are compared with.
-        choices: choice -> score -> summary.
+        choices: choice -> score -> summary; not those whose runs all failed.
         nfe: choice -> network evaluations per image; None where they are unknown.
         runs: choice -> the folder names of its trainings, one for each seed; empty if nothing is trained.
         overrides: the study's config.
+        failures: the reason, for each run that failed, under its choice and seed.
         floor, floor_n, n, reference, features, second, evaluator: as in ``Result``.
     """
 
@@ -69,6 +70,7 @@ class Comparison:
     features: NetworkInfo
     second: NetworkInfo | None
     evaluator: EvaluatorSettings
+    failures: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it as JSON into the study's folder."""
@@ -88,8 +90,8 @@ def read_choices(**choices: dict[str, dict[str, Any]]) -> dict[str, dict[str, Su
     }
 
 
-def summaries(values: Values, baseline: str) -> dict[str, dict[str, Summary]]:
-    """Return the summary of each choice and score.
+def summaries(values: Mapping[str, Mapping[str, Values]], baseline: str) -> dict[str, dict[str, Summary]]:
+    """Return the summary of each choice and score; of choices that have any value.
 
     The difference to the baseline is paired: seed by seed, so that what a seed adds to both cancels.
     """
@@ -99,15 +101,17 @@ def summaries(values: Values, baseline: str) -> dict[str, dict[str, Summary]]:
             for score, of_seeds in scores.items()
         }
         for choice, scores in values.items()
+        if all(any(value is not None for value in of_seeds) for of_seeds in scores.values())
     }
 
 
-def summary(values: Sequence[float], baseline: Sequence[float] | None) -> Summary:
+def summary(values: Values, baseline: Values | None) -> Summary:
     """Return the summary of a score's values over the seeds, and of their differences to the baseline's."""
-    mean, interval = mean_and_interval(values)
-    if baseline is None:
+    mean, interval = mean_and_interval([value for value in values if value is not None])
+    pairs = zip(values, baseline, strict=True) if baseline else ()
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
+    if not differences:
         return Summary(list(values), mean, interval)
-    differences = [a - b for a, b in zip(values, baseline, strict=True)]
     return Summary(list(values), mean, interval, *mean_and_interval(differences))
 
 
@@ -143,7 +147,8 @@ def markdown(result: Comparison) -> str:
     """Return the same table as Markdown."""
     lines = [headings(result), ["---"] * len(headings(result)), *rows(result)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{comparison_caption(result)}\n"
+    failed = "".join(f"- {run} failed: {reason}\n" for run, reason in result.failures.items())
+    return f"{table}\n\n{comparison_caption(result)}\n" + (f"\n{failed}" if failed else "")
 
 
 def headings(result: Comparison) -> list[str]:

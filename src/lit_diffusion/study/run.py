@@ -1,6 +1,7 @@
 """Studies: choices times seeds, trained and scored, in one table."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType
 
@@ -12,19 +13,19 @@ from lit_diffusion.common.build import build
 from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import ConfigError, check_whole_number
-from lit_diffusion.common.files import atomic_write, locked, make_folder
+from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.run_names import named
 from lit_diffusion.evaluate.report import SCORES
 from lit_diffusion.evaluate.result import RESULT, Result
 from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
+from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
 from lit_diffusion.study.runs import Run, check_comparable, name_at_wandb, plan_run
 from lit_diffusion.train.resume import has_ended
 from lit_diffusion.train.run import train
 
-MARKER = "trained"  # a file in the folder of a training that is finished
 TABLE = "study.md"
 LOG = "study.log"
 
@@ -40,17 +41,27 @@ SAME = ("n", "reference", "features", "second", "evaluator")  # in results that 
 
 
 def main(cfg: DictConfig) -> None:
-    """Run the study, and log its table."""
-    _, path = study(cfg)
+    """Run the study, and log its table.
+
+    Raises:
+        ConfigError: some runs failed.
+    """
+    result, path = study(cfg)
     log.info(path)
+    if result.failures:
+        raise ConfigError(
+            f"{len(result.failures)} runs failed: see {path}; the same command tries them again"
+        )
 
 
 def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     """Train and score every choice with every seed, and compare them.
 
     What is finished in ``cfg.out`` isn't done again: the same command with the same ``out`` goes on where
-    one that was stopped left off. A training's folder is named after its config, so that choices
-    which train alike share it, and a change of the config is another training.
+    one that was stopped left off. Several processes, on several machines too, can share the folder: each
+    run is done by one of them, and all end with the whole table. A run that fails is listed in it, and
+    the others go on. A training's folder is named after its config, so that choices which train alike
+    share it, and a change of the config is another training.
 
     Returns:
         The comparison, as study.json in ``cfg.out`` holds it, and study.md, the table.
@@ -58,7 +69,7 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     Raises:
         ConfigError: anything that a study, a training or an evaluation can't work with.
     """
-    check_out(cfg)
+    check_out(cfg, shared=True)
     check_study(cfg)
     out = Path(cfg.out)
     runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
@@ -67,23 +78,19 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
         name_at_wandb(run, cfg.name)
     make_folder(out)
     evaluators = EvaluatorCache()
-    results: list[Result] = []
-    with locked(out, "study"), logged_to(out / LOG):
-        for number, run in enumerate(runs, start=1):
-            try:
-                results.append(result_of(run, evaluators))
-            except (KeyboardInterrupt, SystemExit):  # the second from a training
-                log.warning(f"stopped; the same command with out={out} goes on")
-                raise
-            check_result(cfg, run, results)
-            scores = ", ".join(f"{score} {results[-1].scores[score]:.4g}" for score in cfg.study.scores)
-            log.info(f"{number} of {len(runs)}: {run.choice}, seed {run.seed}: {scores}")
-        result = compare(cfg, runs, results)
+    with logged_to(out / LOG):
+        try:
+            ended = work_through(runs, partial(result_of, evaluators=evaluators), cfg.study.scores)
+        except (KeyboardInterrupt, SystemExit):  # the second from a training
+            log.warning(f"stopped; the same command with out={out} goes on")
+            raise
+        result = compare(cfg, runs, ended)
         result.write(out)
         with atomic_write(out / TABLE) as file:
             file.write(markdown(result).encode())
         log_table(comparison_table(result))
-        log_comparison(cfg, result, runs)
+        if cfg.worker == 0:
+            log_comparison(cfg, result, runs)
     return result, out / TABLE
 
 
@@ -97,6 +104,7 @@ def check_study(cfg: DictConfig) -> None:
         raise ConfigError(f"seeds is {cfg.seeds}: choose a list of different ones, such as [0, 1, 2]")
     for seed in cfg.seeds:
         check_whole_number("seeds", seed, least=0)
+    check_whole_number("worker", cfg.worker, least=0)
     if cfg.ckpt and cfg.study.train is not None:
         raise ConfigError(f"ckpt is {cfg.ckpt}, but this study trains its models: leave ckpt out")
     for key in ("choices", "scores"):
@@ -163,20 +171,6 @@ def train_to_the_end(cfg: DictConfig) -> None:
         file.write(b"")
 
 
-def check_result(cfg: DictConfig, run: Run, results: Sequence[Result]) -> None:
-    """Raise ConfigError, before more time is spent, if the last result can't be compared with the others."""
-    first, last = results[0], results[-1]
-    for score in cfg.study.scores:
-        if score not in last.scores:
-            raise ConfigError(f"study.scores has {score}, but {run.choice} has none: leave it out")
-    for key in SAME:
-        if getattr(last, key) != getattr(first, key):
-            raise ConfigError(
-                f"{run.choice}, seed {run.seed} has {key} {getattr(last, key)}, but the first "
-                f"{getattr(first, key)}: their scores can't be compared; give all choices the same"
-            )
-
-
 def log_comparison(cfg: DictConfig, result: Comparison, runs: Sequence[Run]) -> None:
     """Give W&B the study's table, with samples of each choice, if the config has its logger."""
     if "wandb" not in cfg.logger:
@@ -202,29 +196,57 @@ def picture_of(folder: Path) -> wandb.Image | None:
     return wandb.Image(str(path)) if path.is_file() else None
 
 
-def compare(cfg: DictConfig, runs: Sequence[Run], results: Sequence[Result]) -> Comparison:
-    """Return the comparison of the runs' results."""
-    values: dict[str, dict[str, list[float]]] = {
+def compare(cfg: DictConfig, runs: Sequence[Run], ended: Sequence[Ended]) -> Comparison:
+    """Return the comparison of the runs that didn't fail.
+
+    Raises:
+        ConfigError: all failed, or their results can't be compared.
+    """
+    done = [(run, result) for run, result in zip(runs, ended, strict=True) if isinstance(result, Result)]
+    if not done:
+        raise ConfigError(f"all {len(runs)} runs of the study failed; the first: {ended[0]}")
+    first = done[0][1]
+    values: dict[str, dict[str, list[float | None]]] = {
         choice: {score: [] for score in cfg.study.scores} for choice in cfg.study.choices
     }
     trainings: dict[str, list[str]] = {}
     floor: dict[str, float] = {}
-    for run, result in zip(runs, results, strict=True):
+    for run, result in zip(runs, ended, strict=True):
+        if isinstance(result, Result):
+            check_result(cfg, run, result, first)
+            floor |= result.floor  # without labels it has fewer scores
         for score in cfg.study.scores:
-            values[run.choice][score].append(result.scores[score])
+            values[run.choice][score].append(result.scores[score] if isinstance(result, Result) else None)
         if run.training:
             trainings.setdefault(run.choice, []).append(Path(run.training.out).name)
-        floor |= result.floor  # without labels it has fewer scores
     return Comparison(
         name=cfg.name,
         seeds=list(cfg.seeds),
         scores=list(cfg.study.scores),
         baseline=cfg.study.baseline,
         choices=summaries(values, cfg.study.baseline),
-        nfe={run.choice: r.cost.nfe if r.cost else None for run, r in zip(runs, results, strict=True)},
+        nfe={run.choice: result.cost.nfe if result.cost else None for run, result in done},
         runs=trainings,
         overrides=plain(cfg.study),
         floor=floor,
-        floor_n=results[0].floor_n,
-        **{key: getattr(results[0], key) for key in SAME},
+        floor_n=first.floor_n,
+        failures={
+            f"{run.choice}, seed {run.seed}": reason
+            for run, reason in zip(runs, ended, strict=True)
+            if isinstance(reason, str)
+        },
+        **{key: getattr(first, key) for key in SAME},
     )
+
+
+def check_result(cfg: DictConfig, run: Run, result: Result, first: Result) -> None:
+    """Raise ConfigError if a result can't be compared with the study's first."""
+    for score in cfg.study.scores:
+        if score not in result.scores:
+            raise ConfigError(f"study.scores has {score}, but {run.choice} has none: leave it out")
+    for key in SAME:
+        if getattr(result, key) != getattr(first, key):
+            raise ConfigError(
+                f"{run.choice}, seed {run.seed} has {key} {getattr(result, key)}, but the first "
+                f"{getattr(first, key)}: their scores can't be compared; give all choices the same"
+            )
