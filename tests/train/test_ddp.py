@@ -61,3 +61,21 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(trained, alone
         assert values[1] == pytest.approx(values[0], rel=1e-4), metric
     assert not (folder.parent / "outputs").exists()  # both processes write into the one folder
     assert len(list((folder / "samples").glob("grid_*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun_are_those_of_lightnings_own_launch(trained):
+    batch = ["trainer=ddp_cpu", "data.batch_size=8", "data.eval_batch_size=15"]
+    ours, logged_ours, _ = trained("launched", [str(ROOT / "train.py")], *batch)
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(ROOT / "train.py"),
+    ]
+    theirs, logged_theirs, folder = trained("torchrun", torchrun, *batch)
+    torch.testing.assert_close(theirs["state_dict"], ours["state_dict"], atol=0, rtol=0)
+    losses = [[row["val/loss"] for row in rows if row["val/loss"]] for rows in (logged_ours, logged_theirs)]
+    assert losses[0] == losses[1]
+    assert len(list((folder / "samples").glob("grid_*.png"))) == 2
