@@ -90,7 +90,7 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
     "command, says",
     [
         ([TRAIN, "schedule=cosin"], "error: schedule is cosin: did you mean cosine? choose one of cosine, "),
-        ([TRAIN, "optimizer.learning_rate=1"], "optimizer has no learning_rate: it has betas, lr, "),
+        ([TRAIN, "optimizer.learning_rate=1"], "optimizer has no learning_rate: it has betas, fused, lr"),
         (["-m", "lit_diffusion.figures"], "choose figure=NAME, NAME being one of images_seen, loss, nfe"),
         (
             [TRAIN, "experiment=quickstart", "schedule=cosine", *DEBUG],

@@ -144,10 +144,13 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
     assert len(batches) == 1  # nothing is sampled again, but for the cost
 
 
+OTHER = ["data=mnist", "data.source._target_=digits.Digits"]
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["n=5"], "n is 5: choose a whole number of at least 6"),
+        (["n=5"], "n is 5 and k is 5"),
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
         (["bits_n=81"], "bits_n is 81: choose a whole number from 2 to 80"),
@@ -155,8 +158,11 @@ def test_a_judgement_that_was_stopped_keeps_its_samples(evaluated, monkeypatch, 
         (["npz=maybe"], "npz is maybe"),
         (["guidance.scale=lots"], r"guidance\.scale is lots"),
         (["features=vgg"], "features is vgg: choose one of .*mnist.* inception"),
-        (["+data.source._target_=digits.Digits"], "Digits has none of its own"),
-        (["+data.source._target_=digits.Digits", "features=mnist", "second=true"], "second is true"),
+        (OTHER, "Digits has none of its own"),
+        (
+            [*OTHER, "features=mnist", "second=true"],
+            "second is true",
+        ),
         (["features=inception"], "features=inception needs torch_fidelity"),
         (["second=nowhere"], "second is nowhere"),
         (["samples=samples.npz"], "leave one out"),

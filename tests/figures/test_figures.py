@@ -313,4 +313,4 @@ def test_the_command_takes_a_name(run):
     assert result.stdout.splitlines()[0] == "here/schedules.png"
     wrong = run("-m", "lit_diffusion.figures", "nothing")
     assert wrong.returncode == 1
-    assert "Could not find 'figure/nothing'" in wrong.stderr
+    assert "error: figure is nothing: did you mean noising?" in wrong.stderr

@@ -143,7 +143,8 @@ def missing_config(path: str, options: Sequence[str] | None) -> str:
 
 def composed_without(key: str, config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Return the config without the overrides of a key and of its siblings; of none, if that fails."""
-    siblings = re.compile(rf"{re.escape(key.rpartition('.')[0] or key)}(\.[^.]*)?")
+    parent = key.rpartition(".")[0]
+    siblings = re.compile(rf"{re.escape(parent)}\.[^.]*" if parent else re.escape(key))
     others = [word for word in overrides if is_assignment(word) and not siblings.fullmatch(key_of(word))]
     if folder := user_folder(overrides):
         others.append(f"hydra.searchpath=['file://{folder.resolve()}']")

@@ -175,7 +175,9 @@ def log_comparison(cfg: DictConfig, result: Comparison, runs: Sequence[Run]) -> 
     """Give W&B the study's table, with samples of each choice, if the config has its logger."""
     if "wandb" not in cfg.logger:
         return
-    logger = build(named(cfg.logger.wandb, "study", cfg.name, []), "logger.wandb")
+    own = cfg.logger.wandb.copy()
+    own.name, own.group = own.name or cfg.name, own.group or cfg.name
+    logger = build(named(own, "study", cfg.name, []), "logger.wandb")
     folders = {run.choice: Path(run.evaluation.out) for run in reversed(runs)}  # the first seed's
     pictures = [picture_of(folders[choice]) for choice in result.nfe]
     cells = [[*cells, picture] for cells, picture in zip(rows(result), [*pictures, None], strict=True)]
