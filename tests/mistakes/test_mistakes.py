@@ -1,8 +1,10 @@
 """Mistakes on the command line: one sentence with the value and the fix, before anything is made."""
 
+import io
 import re
 import shlex
 import zipfile
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -431,6 +433,14 @@ def cases():
             yield pytest.param(verb, shlex.split(overrides), says, id=f"{verb} {overrides}")
 
 
+@cache  # most of a second
+def bomb() -> bytes:
+    """A small file with a picture of 400 million pixels."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Files that are not what they should be."""
@@ -439,7 +449,7 @@ def folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file, file.open("images.npy", "w") as images:
         header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1, 28, 28)}
         np.lib.format.write_array_header_1_0(images, header)
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "bomb.png").write_bytes(bomb())
     return tmp_path
 
 
