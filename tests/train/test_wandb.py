@@ -10,6 +10,8 @@ from forked import run_script
 from offline import history, records, settings
 from PIL import Image
 
+from lit_diffusion.common.workspace import workspace
+
 OPTIONS = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler=ddim", "logger=wandb"]
 
 
@@ -65,6 +67,16 @@ def test_a_run_is_named_by_its_choices(trained, tmp_path):
     assert told["display_name"] == "small_unet-flow-velocity-s3"
     assert (told["job_type"], told.get("run_group", "")) == ("train", "")
     assert {"mine", "schedule=flow", "optimizer=adamw"} < {*told["tags"]}
+
+
+def test_the_workspace_shows_what_runs_log(trained, tmp_path):
+    trained("hydra.run.dir=run", "module.label_dropout=0.1")
+    logged = {name for item in history(records(tmp_path / "run"), "") for name in item}
+    shown = [panel for section in workspace("me").sections for panel in section.panels]
+    names = {name for panel in shown for name in getattr(panel, "y", None) or panel.media_keys}
+    unlogged = {name for name in names if name not in logged and f"{name}._type" not in logged}
+    assert {"val/loss", "samples/grid", "train_t/0.0-0.1"} < names
+    assert {name.partition("/")[0] for name in unlogged} <= {"eval", "val_t", "train_t"}  # scores, empty bins
 
 
 def test_pictures_have_captions_and_the_denoising_moves(trained, tmp_path):

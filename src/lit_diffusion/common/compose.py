@@ -191,7 +191,8 @@ def unknown_key(key: str, cfg: DictConfig, verb: str) -> str:
         return f"{key} isn't in the config, but {parent} takes {name}: put a + before it, +{key}=VALUE"
     near = get_close_matches(name, siblings, n=2, cutoff=0.7)
     near = [f"{parent}.{n}".lstrip(".") for n in near] or elsewhere(name, cfg)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(siblings))}"
+    others = f"it has {', '.join(sorted(siblings))}" if siblings else "leave it out"
+    advice = f"did you mean {' or '.join(near)}?" if near else others
     return f"{key} is set, but {parent or verb} has no {name}: {advice}"
 
 
