@@ -14,7 +14,7 @@ from forked import run_script
 from lit_diffusion.common.cli import VERBS
 from lit_diffusion.common.compose import composed
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.overrides import unclear
+from lit_diffusion.common.overrides import parted
 from lit_diffusion.train.run import train
 
 TRAIN = str(ROOT / "train.py")
@@ -156,10 +156,13 @@ def test_jobs_of_a_multirun_do_not_write_over_each_other(tmp_path):
     assert (tmp_path / "same" / "grid.png").is_file()
 
 
-def test_options_may_stand_before_and_after_the_overrides():
-    assert unclear("train", ["--config-dir", "/a b/c", "seed=1", "model=attn_unet"]) is None
-    assert unclear("train", ["seed=1", "--config-dir", "mine", "-m"]) is None
-    assert unclear("train", ["seed=1", "-m", "model=attn_unet"]).startswith("-m stands between")
+def test_options_may_stand_anywhere(tmp_path):
+    assert parted(["seed=1", "--config-dir", "/a b/c", "-m", "x=2"]) == (
+        ["--config-dir", "/a b/c", "-m"],
+        ["seed=1", "x=2"],
+    )
+    printed = run_script(TRAIN, "seed=1", "--cfg", "job", "optimizer.lr=5e-5", cwd=tmp_path)
+    assert "seed: 1" in printed.stdout and "lr: 5.0e-05" in printed.stdout
 
 
 def test_outside_of_a_command_a_folder_is_to_be_named():

@@ -23,7 +23,6 @@ TRAIN = [*DIGITS, *TINY["small_unet"], "debug=limit", "sampler.steps=2", "logger
 MISTAKES = {
     "train": """
         seed=abc                                            seed is abc
-        seed=1 --config-dir=conf data.seed=2                --config-dir=conf stands between overrides
         data.source.root=~/data                             data.source.root is ~/data, and only a shell
         ckpt='"~/last.ckpt"'                                ~/last.ckpt", and only a shell
         hydra.job.chdir=true                                hydra.job.chdir is true

@@ -17,7 +17,7 @@ from lit_diffusion.common.compose import CONFIG_DIR, UNCOMPOSED, check_keys, exp
 from lit_diffusion.common.errors import explain
 from lit_diffusion.common.log import log
 from lit_diffusion.common.multirun import in_multirun, run_once, summary
-from lit_diffusion.common.overrides import SHORTCUTS, unclear
+from lit_diffusion.common.overrides import SHORTCUTS, parted, unclear
 
 # Each has a folder here and a file in conf/; its run.py has main(cfg), what the command line does.
 VERBS = ("train", "sample", "evaluate", "edit", "study", "figures", "export", "features")
@@ -48,9 +48,10 @@ def command(verb: str) -> None:
     A user's mistake is printed as one sentence, and the exit status is 1; in a multirun the other jobs
     still run, and those that failed are listed at its end. HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
-    words = sys.argv[1:]
-    if verb in SHORTCUTS and words and not words[0].startswith("-") and "=" not in words[0]:
-        words[0] = sys.argv[1] = f"{SHORTCUTS[verb]}={words[0]}"
+    options, overrides = parted(sys.argv[1:])
+    if verb in SHORTCUTS and overrides and "=" not in overrides[0] and overrides[0][0] != "~":
+        overrides[0] = f"{SHORTCUTS[verb]}={overrides[0]}"
+    sys.argv[1:] = words = [*options, *overrides]  # else Hydra wouldn't read what follows an option
     if sentence := unclear(verb, words):
         sys.exit(f"error: {sentence}")
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ? instead

@@ -22,6 +22,15 @@ SHORTCUTS = {"figures": "figure", "edit": "edit", "study": "study"}  # VERB NAME
 OF_A_MODEL = ("steps", "sampler", "n", "y", "prompt", "bits_n", "bits_steps", "precision")  # to be evaluated
 
 
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options of a command line, with their values, and its overrides."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        (options if word.startswith("-") or before in OPTIONS_WITH_VALUES else overrides).append(word)
+    return options, overrides
+
+
 def unclear(verb: str, words: Sequence[str]) -> str | None:
     """Return the sentence for a command line that can't mean what its user wants, None for none.
 
@@ -50,7 +59,7 @@ def unclear_place() -> str | None:
 
 
 def unclear_words(verb: str, words: Sequence[str]) -> str | None:
-    """Return the sentence for a word that is neither an override nor an option, or stands elsewhere."""
+    """Return the sentence for a word that is neither an override nor an option."""
     if "=" in words:
         return "= stands alone: write KEY=VALUE without spaces"
     for before, word in zip(["", *words], words, strict=False):
@@ -60,10 +69,6 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
         if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
             key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
             return f"{word} is no override: give {quoted(key, word)}"
-    places = [n for n, word in enumerate(words) if is_assignment(word)]
-    for n, option in enumerate(words):
-        if option.startswith("-") and places and places[0] < n < places[-1]:
-            return f"{option} stands between overrides: put it before all of them"
     return None
 
 
