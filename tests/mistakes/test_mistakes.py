@@ -82,6 +82,17 @@ MISTAKES = {
         model=attn                                          model is attn: did you mean attn_unet?
         modle=attn_unet                                     train has no modle: did you mean module or model?
         lr=1e-4                                             did you mean optimizer.lr?
+        optimized_metric=eval/fid                           optimized_metric is eval/fid, which this run
+        logger=[csv,mlflow]                                 logger is mlflow: choose one of csv, none
+        experiment=conf/experiment/quickstart.yaml          give its name alone, experiment=quickstart
+        data.train_size=1000                                data.train_size is 1000, but 260 images are left
+        optimizer._target_=nowhere.Adam                     since there is no module nowhere: put its
+        optimizer._target_=torch.optim.Adaam                AttributeError
+        trainer.check_val_every_n_epoch=5                   trainer.check_val_every_n_epoch is 5, which
+        trainer.strategy=ddp_spaw                           trainer.strategy is ddp_spaw
+        optimizer.lr=interval(1e-4,1e-2)                    is for a search: add -m hydra/sweeper=optuna
+        hydra.launcher.n_jobs=2                             choose one too, hydra/launcher=joblib
+        logger=wandb logger.wandb.tags=mine                 logger.wandb.tags is mine: give a list, [mine]
         epochs=3                                            did you mean trainer.max_epochs or callbacks
         trainer.epochs=3                                    did you mean trainer.max_epochs?
         trainer.val_check_interval=5                        put a + before it, +trainer.val_check
@@ -308,6 +319,7 @@ MISTAKES = {
         gif=abc                                             gif is abc
         gif_frames=0                                        gif_frames is 0
         prompt=cat y=3                                      leave one out
+        prompt=seven                                        prompt is 'seven', but this model takes labels
         prompt=5                                            prompt
         negative_prompt=ugly                                negative_prompt is 'ugly'
         pretrained=diffusers                                pretrained.path is missing
@@ -332,6 +344,11 @@ MISTAKES = {
         second=nowhere                                      second is nowhere
         samples=nowhere.npz data=mnist                      samples is nowhere.npz
         samples=file.txt data=mnist                         samples is file.txt
+        samples=empty data=mnist                            samples is empty, a folder: give a .npz
+        samples=arrays.npz data=mnist                       it holds arr_0, but no images
+        samples=last.npz data=mnist                         which are (N, H, W, C): transpose them
+        samples=last.npz data=mnist bits_n=5                bits_n is set, but samples are scored as they are
+        data=mnist data.batch_size=0                        data.batch_size is 0
         samples=huge.npz data=mnist                         samples is huge.npz
         samples=file.txt ckpt=x                             leave one out
         ckpt=nowhere                                        ckpt nowhere does not exist
@@ -352,6 +369,9 @@ MISTAKES = {
         edit=sdedit input=file.txt                          file.txt
         edit=sdedit input=bomb.png                          bomb.png
         edit=sdedit image=-1                                image is -1
+        edit=sdedit image=1 input=bomb.png                  input and image are both given
+        edit=anagram image=1                                image is 1, but anagram edits no image
+        edit=anagram edit.upright=12                        edit.upright is 12: the condition 12 is asked for
         edit=sdedit image=one                               image is one
         edit=sdedit invert=true                             invert is true
         edit=sdedit dpi=1                                   dpi is 1
@@ -362,6 +382,10 @@ MISTAKES = {
     "study": """
         seeds=[0]                                           study is missing
         study=nfe seeds=5                                   seeds is 5
+        study=nfe worker=-1                                 worker is -1
+        study=nfe 'study.evaluate=[{n:6}]'                  study.evaluate has {'n': 6}: give overrides
+        study=optimizers 'study.choices.adamw.train=["ckpt=x.ckpt"]'  study.choices.adamw: train has ckpt=
+        study=optimizers 'study.choices.adamw.train=["model.num_classes=0"]'  but the model has no labels
         study=nfe seeds=[0,0]                               seeds is [0, 0]
         study=nfe seeds=[]                                  seeds is []
         study=nfe seeds=[-1]                                seeds is -1
@@ -407,6 +431,9 @@ MISTAKES = {
     """,
     "features": """
         fit.epochs=0                                        fit.epochs is 0
+        fit.lr=0                                            fit.lr is 0
+        data.train_size=5                                   data.train_size is set, but features takes all
+        data.image_size=32                                  data.image_size say (1, 32, 32)
         fit.batch_size=1.5                                  fit.batch_size is 1.5
         fit.lr=abc                                          fit.lr is abc
         fit.dropout=1                                       fit.dropout is 1
@@ -445,6 +472,8 @@ def folder(tmp_path):
     """Files that are not what they should be."""
     (tmp_path / "file.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "arrays.npz", np.zeros(3))
+    np.savez(tmp_path / "last.npz", images=np.zeros((12, 28, 28, 1), np.uint8))
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file, file.open("images.npy", "w") as images:
         header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1, 28, 28)}
         np.lib.format.write_array_header_1_0(images, header)

@@ -184,9 +184,20 @@ def test_two_samplings_do_not_share_a_folder(tmp_path):
 
 def test_files_of_an_earlier_sampling_do_not_stay_beside_the_new_ones(trained, sampled, tmp_path):
     ckpt = trained()
-    assert len(sampled(ckpt, "npz=true", "seed=1")) == 3
-    (grid,) = sampled(ckpt, "gif=false")
+    assert len(sampled(ckpt)) == 2
+    (grid,) = sampled(ckpt, "gif=false", "seed=1")
     assert {p.name for p in grid.parent.glob("*.*")} == {"grid.png"}
+
+
+def test_the_arrays_of_an_earlier_sampling_are_not_lost(trained, sampled, tmp_path):
+    ckpt = trained()
+    *_, npz, _ = sampled(ckpt, "npz=true", "seed=1")
+    before = npz.read_bytes()
+    with pytest.raises(ConfigError, match=r"holds samples\.npz of another command: choose"):
+        sampled(ckpt, "gif=false")
+    assert npz.read_bytes() == before
+    sampled(ckpt, "npz=true", "seed=2")
+    assert npz.read_bytes() != before
 
 
 def test_a_grid_of_some_of_many(trained, sampled):

@@ -3,12 +3,13 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lit_diffusion.common.configs import plain
@@ -47,7 +48,10 @@ def build(config: DictConfig | Mapping[str, Any] | None, key: str) -> Any:
 
 def refused(key: str, error: BaseException) -> ConfigError:
     """Return the ConfigError for a config that a library refuses in words of its own."""
-    return ConfigError(f"{key} can't work: {' '.join(str(error).split()).rstrip('.')}")
+    reason = " ".join(str(error).split()).rstrip(".")
+    if missing := re.search(r"missing \d+ required \S+ arguments?: '(\w+)'", reason):
+        return ConfigError(f"{key}.{missing[1]} is missing: give +{key}.{missing[1]}=VALUE")
+    return ConfigError(f"{key} can't work ({reason}): choose another value")
 
 
 def nodes(config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,16 +73,42 @@ def callable_of(name: Any, key: str) -> Callable[..., Any]:
         ConfigError: there is none.
     """
     try:
-        found = get_object(name)
-    except Exception as error:  # an import can raise anything
-        reason = " ".join(str(error).split())
+        found = located(str(name))
+    except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{key}.{TARGET} is {name}, which can't be imported ({reason}): mend it, or give "
-            "another class's full name"
+            f"{key}.{TARGET} is {name}, which can't be imported, since there is no module {error.name}: put "
+            "its folder on PYTHONPATH, or give another class's full name"
         ) from None
+    except Exception as error:  # an import can raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(
+            f"{key}.{TARGET} is {name}, which can't be imported ({reason}): mend it, or give another class's "
+            "full name"
+        ) from None
+    if inspect.isclass(found) and inspect.isabstract(found):
+        lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise ConfigError(f"{key}.{TARGET} is {name}, which lacks {lacking}: write what is lacking")
     if not callable(found):
         raise ConfigError(f"{key}.{TARGET} is {name}, which is no class: give the full name of one")
     return found
+
+
+def located(name: str) -> Any:
+    """Return what has this full name: the longest part of it that is a module, and what is in that.
+
+    Raises:
+        ModuleNotFoundError: no part of it is a module.
+        AttributeError: the module has no such thing.
+    """
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            return reduce(getattr, parts[length:], import_module(module))
+        except ModuleNotFoundError as error:
+            if length == 1 or not module.startswith(str(error.name)):
+                raise
+    raise ModuleNotFoundError(name=name)
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:

@@ -100,8 +100,8 @@ def explain_composing(error: Exception, config_name: str, overrides: Sequence[st
         return missing_config(str(error.missing_cfg_file), error.options)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} can't be read ({text.partition(' See ')[0]}): close what is open, and quote "
-            "the whole for the shell, as in 'KEY=[1,2]'"
+            f"{error.override} can't be read ({text.partition(' See ')[0]}): close what is open, quote the "
+            "whole for the shell, and in a list each text with = or a space, as in 'KEY=[\"a=1\",2]'"
         )
     if found := re.search(r"Could not (?:override|delete from config\.|delete) '([^'=]+)", text):
         place = re.match(r"In '[^']+'", text)
@@ -127,6 +127,9 @@ def missing_config(path: str, options: Sequence[str] | None) -> str:
         options: the names that there are.
     """
     group, _, name = path.rpartition("/")
+    if name.endswith((".yaml", ".yml")):
+        first = path.partition("/")[0]
+        return f"{first} is {path.partition('/')[2]}: give its name alone, {first}={Path(name).stem}"
     if not group:
         return f"there is no config {name}.yaml: leave --config-name out"
     if group.partition("/")[0] in ("experiment", "debug") and "/" in group:
@@ -136,6 +139,7 @@ def missing_config(path: str, options: Sequence[str] | None) -> str:
         )
     if group in ("hydra/launcher", "hydra/sweeper") and name in SWEEP_PLUGINS:
         return f"{group} is {name}, which isn't installed: pip install 'lit_diffusion[sweep]'"
+    options = options or [path.stem for path in config_files(group)]  # of one of a list, Hydra tells none
     if not options:
         return f"there is no group {group}: leave {path} out"
     return f"{group} is {name}: {did_you_mean(name, options)}choose one of {', '.join(options)}"
@@ -178,6 +182,9 @@ def unknown_key(key: str, cfg: DictConfig, verb: str) -> str:
         cfg: the config without it.
         verb: whose config it is.
     """
+    for part, choice in {"launcher": "joblib", "sweeper": "optuna"}.items():
+        if key.startswith(f"hydra.{part}."):
+            return f"{key} is set, but the {part} has no such key: choose one too, hydra/{part}={choice}"
     if key.startswith("hydra."):
         return f"Hydra has no {key}: see --cfg hydra"
     parent, _, name = key.rpartition(".")

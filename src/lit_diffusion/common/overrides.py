@@ -117,6 +117,20 @@ def unclear_combination(verb: str, words: Sequence[str]) -> str | None:
             if key.startswith("sampler."):
                 own = f"steps={value}" if key == "sampler.steps" else "sampler=NAME too"
                 return f"{key} is {value}, but no sampler is chosen: give {own}"
+    if {"input", "image"} <= {*keys}:
+        return "input and image are both given, and each is what to edit: leave one out"
+    if verb == "edit" and keys.get("edit") in ("anagram", "hybrid", "interpolate"):
+        for key in ("input", "image"):
+            if key in keys:
+                return f"{key} is {keys[key]}, but {keys['edit']} edits no image: leave it out"
+    if verb == "features":
+        for key in ("batch_size", "val_size", "train_size", "eval_batch_size", "shuffle", "seed"):
+            if f"data.{key}" in keys:
+                return f"data.{key} is set, but features takes all training images: leave it out, or see fit"
+    for word in words:
+        parsed = parsed_override(word) if is_assignment(word) else None
+        if parsed and parsed.is_interval_sweep() and "hydra/sweeper" not in keys:
+            return f"{word} is for a search: add -m hydra/sweeper=optuna"
     if verb == "evaluate" and keys.get("samples") not in (None, "null"):
         for key in keys:
             if key in OF_A_MODEL or key.startswith(("sampler.", "guidance.")):
@@ -127,6 +141,10 @@ def unclear_combination(verb: str, words: Sequence[str]) -> str | None:
 def unclear_folder(options: Sequence[str]) -> str | None:
     """Return the sentence for a file in the user's --config-dir that can't be read, or would be ignored."""
     folder = user_folder(options)
+    if folder and Path(CONFIG_DIR, folder.name).is_dir() and any(folder.glob("*.yaml")):
+        return f"--config-dir is {folder}, a group's folder: give the one above it, {folder.parent}"
+    for path in sorted(folder.rglob("*.yml")) if folder else []:
+        return f"{path} would be ignored: name it {path.with_suffix('.yaml').name}"
     for path in sorted(folder.rglob("*.yaml")) if folder else []:
         try:
             content = OmegaConf.load(path)
@@ -137,6 +155,8 @@ def unclear_folder(options: Sequence[str]) -> str | None:
         whole = path.read_text(encoding="utf-8").startswith("# @package _global_")
         if path.parent.name in ("experiment", "debug") and not whole:
             return f"{path} would be ignored: let it begin with the line # @package _global_"
+        if path.parent.name in ("model", "schedule", "sampler", "study", "figure", "edit", "data") and whole:
+            return f"{path} begins with # @package _global_, which only experiments have: leave the line out"
     return None
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lit_diffusion.common.build import TARGET
 from lit_diffusion.common.compose import config_files
+from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.multirun import in_multirun, varied_overrides
 
 GROUPS = ("model", "schedule", "prediction", "data", "optimizer")  # whose choices are a run's tags
@@ -23,6 +24,8 @@ def named(logger: DictConfig, job_type: str, name: str, tags: list[str]) -> Dict
         tags: of the run, added to the config's own.
     """
     logger = logger.copy()
+    if isinstance(logger.tags, str):
+        raise ConfigError(f"logger.wandb.tags is {logger.tags}: give a list, [{logger.tags}]")
     if in_multirun():
         name = ",".join(varied_overrides()) or name
         logger.group = logger.group or Path(HydraConfig.get().sweep.dir).name

@@ -66,6 +66,12 @@ class ImageDataModule(L.LightningDataModule):
             check_whole_number(f"data.{name}", value, least=1)
         if train_size is not None:
             check_whole_number("data.train_size", train_size, least=1)
+        for method in ("prepare", "load"):
+            if not callable(getattr(source, method, None)):
+                raise ConfigError(
+                    f"data.source is a {type(source).__name__}, which has no {method}: write prepare() and "
+                    "load(train)"
+                )
         self.source = source
         self.image_shape = (channels, image_size, image_size)
         self.num_classes = num_classes
@@ -89,6 +95,12 @@ class ImageDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
                 "images on either side"
+            )
+        left = len(images) - self.val_size
+        if self.train_size is not None and self.train_size > left:
+            raise ConfigError(
+                f"data.train_size is {self.train_size}, but {left} images are left beside data.val_size, "
+                f"{self.val_size}: choose fewer, or null for all"
             )
         order = torch.randperm(len(images), generator=rng.generator(self.seed, "split"))
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
@@ -153,18 +165,28 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             ConfigError: they aren't what ``Source`` says, or of other sizes than this module's.
         """
-        images, labels = (torch.as_tensor(part) for part in self.source.load(train))
+        loaded = self.source.load(train)
+        if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
+            raise ConfigError(
+                f"{type(self.source).__name__}.load returns a {type(loaded).__name__}: return images and "
+                "labels"
+            )
+        images, labels = map(torch.as_tensor, loaded)
         self.check(images, labels)
         return images, labels.long()
 
     def check(self, images: Tensor, labels: Tensor) -> None:
         """Raise ConfigError unless images and labels are what ``Source`` says, and of this module's sizes."""
         check_data(type(self.source).__name__, images, labels)
-        if images.shape[1:] != self.image_shape or labels.max() >= self.num_classes:
+        if images.shape[1:] != self.image_shape:
             raise ConfigError(
-                f"the data has images of shape {tuple(images.shape[1:])} and labels up to {labels.max()}, "
-                f"but data.channels, data.image_size and data.num_classes say {self.image_shape} and "
-                f"{self.num_classes} classes"
+                f"the data has images of shape {tuple(images.shape[1:])}, but data.channels and "
+                f"data.image_size say {self.image_shape}: set them to the images' own; nothing is resized"
+            )
+        if labels.max() >= self.num_classes:
+            raise ConfigError(
+                f"the data has labels up to {labels.max()}, but data.num_classes is {self.num_classes}, and "
+                f"labels end at {self.num_classes - 1}: count labels from 0, or choose more classes"
             )
 
     def _order(

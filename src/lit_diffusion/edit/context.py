@@ -49,9 +49,17 @@ class EditContext:
         """Return the noise of images 0 to n - 1."""
         return ImageNoise(self.seed, range(n), self.shape, self.device)
 
-    def conditioned(self, condition: Condition) -> Labelled:
-        """Return the denoiser with this condition."""
-        y = self.denoiser.encode(condition)
+    def conditioned(self, condition: Condition, key: str) -> Labelled:
+        """Return the denoiser with this condition, which a key of the config names.
+
+        Raises:
+            ConfigError: the model doesn't know it.
+        """
+        try:
+            y = self.denoiser.encode(condition)
+        except ConfigError as error:
+            more = "" if self.denoiser.conditional else ", or a model with labels, model.num_classes=10"
+            raise ConfigError(f"{key} is {condition}: {error}{more}") from None
         return Labelled(self.denoiser, y if y is None else y.to(self.device))
 
     def sample_from(self, x_t: Tensor, denoiser: Denoiser, noise: Noise, **options: Any) -> Tensor:

@@ -40,7 +40,7 @@ def one_step(
     if not times or not all(is_number(time) and 0 < time <= 1 for time in times):
         raise ConfigError(f"edit.times is {times}: choose times above 0, up to 1")
     x = context.one_input()
-    denoiser = context.conditioned(y)
+    denoiser = context.conditioned(y, "edit.y")
     eps = context.noise(1)().cpu()
     rows, captions = [], []
     for time in times:
@@ -74,7 +74,7 @@ def sdedit(context: EditContext, starts: int | Sequence[int], y: Condition) -> t
         raise ConfigError("edit.starts is an empty list: choose at least one index into the grid")
     for start in starts:
         check_whole_number("edit.starts", start, 0, len(grid) - 2)
-    denoiser = context.conditioned(y)
+    denoiser = context.conditioned(y, "edit.y")
     columns = []
     for start in starts:
         noise = context.noise(len(x))
@@ -108,7 +108,7 @@ def inpaint(
     keep = Inpaint(context.schedule, x.to(context.device), where.to(context.device), noise)
     filled = context.sample_from(
         context.schedule.pure_noise(noise()),
-        context.conditioned(y),
+        context.conditioned(y, "edit.y"),
         noise,
         times=resampled(context.times, times_over),
         after_step=chain(keep, trajectory),
@@ -129,7 +129,8 @@ def anagram(
         n: images.
         steps: estimates shown between noise and image.
     """
-    both = Anagram(context.conditioned(upright), context.conditioned(turned), view)
+    denoisers = context.conditioned(upright, "edit.upright"), context.conditioned(turned, "edit.turned")
+    both = Anagram(*denoisers, view)
     x, trajectory = context.sample(both, n, steps)
     results = [
         (f"upright:\n{condition_text(upright)}", x),
@@ -151,7 +152,8 @@ def hybrid(
         steps: estimates shown between noise and image.
     """
     check_blur(kernel_size, sigma, context.shape)
-    both = Hybrid(context.conditioned(low), context.conditioned(high), kernel_size, sigma)
+    denoisers = context.conditioned(low, "edit.low"), context.conditioned(high, "edit.high")
+    both = Hybrid(*denoisers, kernel_size, sigma)
     x, trajectory = context.sample(both, n, steps)
     blurred = both.blur(x)
     results = [
@@ -182,10 +184,14 @@ def interpolate(
         log.warning("this sampler adds noise, which forgets where it began: sampler=dpmpp_2m doesn't")
     weight = torch.linspace(0, 1, n)
     ends = context.schedule.pure_noise(context.noise(2 * rows)().cpu()).split(1)
-    blend = Blend(context.conditioned(first), context.conditioned(second), weight)
+    of_first = context.conditioned(first, "edit.first")
+    blend = Blend(of_first, context.conditioned(second, "edit.second"), weight)
     images = []
     for a, b in zip(ends[::2], ends[1::2], strict=True):
-        starts = [(context.conditioned(first), slerp(a, b, weight)), (blend, a.expand(n, *context.shape))]
+        starts = [
+            (of_first, slerp(a, b, weight)),
+            (blend, a.expand(n, *context.shape)),
+        ]
         for denoiser, x_t in starts:
             noise = SharedNoise(context.noise(1), n)  # the steps too must not differ but by the weight
             noise()  # that was the start of the first row

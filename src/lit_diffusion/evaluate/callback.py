@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_diffusion.common.errors import check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_uint8
 from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import ImageDataModule
@@ -65,7 +65,10 @@ class Evaluation(AfterEpochs):
     @rank_zero_only
     def setup(self, trainer: L.Trainer, pl_module: LitDiffusion, stage: str) -> None:
         source, device = trainer.datamodule.source, trainer.strategy.root_device
-        self.evaluator = build_evaluator(source, **self.options, seed=self.seed, device=device)
+        try:
+            self.evaluator = build_evaluator(source, **self.options, seed=self.seed, device=device)
+        except ConfigError as error:
+            raise ConfigError(f"callbacks.evaluation: {error}") from None
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         denoiser = self.guidance.applied(pl_module.denoiser)

@@ -20,6 +20,9 @@ def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
         if denoiser.conditional and denoiser.num_classes == 0:
             raise ConfigError('prompt is missing: give prompt="...", or a list of prompts')
         return labels_in_turn(cfg.y, denoiser.num_classes)
+    if not denoiser.conditional or denoiser.num_classes:
+        known = "labels, not texts: leave prompt out and give y=LABEL" if denoiser.num_classes else "neither"
+        raise ConfigError(f"prompt is {cfg.prompt!r}, but this model takes {known}")
     prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
     if not prompts:
         raise ConfigError("prompt is an empty list: give at least one")

@@ -56,6 +56,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     y = conditions(cfg, loaded.denoiser)
     out = make_folder(cfg.out)
     check_room(cfg, loaded)
+    check_arrays(cfg)
     with partial_samples(out / PARTIAL, sampling_settings(cfg, loaded)) as samples:
         sample_missing(cfg, loaded, y, samples)
         paths = write_samples(cfg, samples, y)
@@ -70,6 +71,16 @@ def check_sampling(cfg: DictConfig) -> None:
     for key in ("npz", "gif"):
         check_switch(key, cfg[key])
     choose_guidance(cfg, OmegaConf.create())
+
+
+def check_arrays(cfg: DictConfig) -> None:
+    """Raise ConfigError if a sampling would leave, or remove, the samples.npz of another command."""
+    path = Path(cfg.out) / "samples.npz"
+    if path.is_file() and not cfg.npz:
+        raise ConfigError(
+            f"out is {cfg.out}, which holds samples.npz of another command: choose another out, or npz=true "
+            "to replace it"
+        )
 
 
 def check_room(cfg: DictConfig, loaded: Loaded) -> None:
@@ -149,8 +160,7 @@ def write_samples(cfg: DictConfig, samples: PartialSamples, y: Tensor | None) ->
     shown = images[: cfg.grid_n]
     grid_path, npz_path, gif_path = (Path(cfg.out) / name for name in ("grid.png", "samples.npz", GIF))
     paths = [save_png(grid(to_float(shown), math.ceil(len(shown) / cfg.rows)), grid_path)]
-    for path in (npz_path, gif_path):  # of an earlier sampling in the same folder
-        path.unlink(missing_ok=True)
+    gif_path.unlink(missing_ok=True)  # of an earlier sampling in the same folder
     if cfg.npz:
         arrays: dict[str, Any] = {"images": images.numpy()}
         if (labels := labels_of_images(cfg, y)) is not None:

@@ -24,7 +24,7 @@ from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
 from lit_diffusion.study.runs import Run, check_comparable, name_at_wandb, plan_run
 from lit_diffusion.train.resume import has_ended
-from lit_diffusion.train.run import train
+from lit_diffusion.train.run import silence_warnings, train
 
 TABLE = "study.md"
 LOG = "study.log"
@@ -72,7 +72,8 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     check_out(cfg, shared=True)
     check_study(cfg)
     out = Path(cfg.out)
-    runs = [plan_run(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
+    silence_warnings()
+    runs = [planned(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     check_comparable(runs)
     for run in runs:
         name_at_wandb(run, cfg.name)
@@ -92,6 +93,14 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
         if cfg.worker == 0:
             log_comparison(cfg, result, runs)
     return result, out / TABLE
+
+
+def planned(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
+    """Return a run, or raise ConfigError that names its choice."""
+    try:
+        return plan_run(cfg, choice, seed, out)
+    except ConfigError as error:
+        raise ConfigError(f"study.choices.{choice}: {error}") from None
 
 
 def check_study(cfg: DictConfig) -> None:
@@ -118,7 +127,11 @@ def check_study(cfg: DictConfig) -> None:
         raise ConfigError(
             f"study.baseline is {cfg.study.baseline}: choose one of {', '.join(cfg.study.choices)}"
         )
+    for part in ("train", "evaluate"):
+        check_overrides(f"study.{part}", cfg.study[part] or [])
     for choice, own in plain(cfg.study)["choices"].items():
+        if not isinstance(choice, str):
+            raise ConfigError(f"study.choices has {choice!r}, which is no text: put it in quotes")
         if not isinstance(own, (dict, NoneType)):
             raise ConfigError(f"study.choices.{choice} is {own}: it can have train and evaluate")
         for key, overrides in (own or {}).items():

@@ -18,6 +18,7 @@ from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.precision import choose_precision
+from lit_diffusion.evaluate.evaluator import MEASURED_BY
 from lit_diffusion.evaluate.run import check_evaluation, with_all_labels
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.loading import build_sampler, choose_guidance, load
@@ -83,6 +84,11 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
     training = composed("train", [*cfg.study.train, *own_training, f"seed={seed}"])
     evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
+    for score in ("class_accuracy", "class_accuracy_second", "cas"):
+        if score in cfg.study.scores and not training.model.get("num_classes"):
+            raise ConfigError(
+                f"study.scores has {score}, but the model has no labels: add model.num_classes=10"
+            )
     overrides = [*own_evaluation, *own_training, f"seed={seed}"]
     name = folder_name(overrides, evaluation, training, hashes(evaluation))
     evaluation.out = str(out / "evaluations" / name)
@@ -143,6 +149,13 @@ def check_sampling_of(evaluation: DictConfig, training: DictConfig) -> None:
 
 def check_training(choice: str, training: DictConfig, evaluation: DictConfig) -> None:
     """Raise ConfigError for a training that a study can't follow."""
+    if training.ckpt:
+        raise ConfigError(f"train has ckpt={training.ckpt}, but a study starts its trainings: leave it out")
+    name = str(training.data.source.get(TARGET)).rpartition(".")[2]
+    if not evaluation.get("data") and evaluation.features is None and name not in MEASURED_BY:
+        raise ConfigError(
+            f"features is missing, and {name} has none of its own: add features=NAME to study.evaluate"
+        )
     if evaluation.ckpt or evaluation.samples or evaluation.get("pretrained"):
         raise ConfigError(
             f"{choice} trains a model, but evaluates another: leave out ckpt, samples and pretrained"

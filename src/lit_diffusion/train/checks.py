@@ -40,12 +40,22 @@ def check_values(cfg: DictConfig) -> None:
     check_out(cfg)
     check_text("optimized_metric", cfg.optimized_metric)
     check_metric("optimized_metric", cfg.optimized_metric)
+    if str(cfg.optimized_metric).startswith("eval/") and "evaluation" not in (cfg.callbacks or {}):
+        raise ConfigError(
+            f"optimized_metric is {cfg.optimized_metric}, which this run doesn't log: add "
+            "callbacks=evaluation, or choose val/loss"
+        )
     check_whole_number("seed", cfg.seed, 0, 2**32 - 1)
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise ConfigError(f"{group} is {cfg.get(group)}: choose {group}=NAME, or leave it as it was")
     if not isinstance(cfg.get("logger"), DictConfig):
         raise ConfigError(f"logger is {cfg.get('logger')}: choose logger=none for none, or logger=csv")
+    if cfg.lr_scheduler and "_target_" in cfg.lr_scheduler:
+        raise ConfigError(
+            "lr_scheduler names its class at the top: put the class under scheduler:, as "
+            "conf/lr_scheduler/exponential.yaml does"
+        )
     if cfg.lr_scheduler and cfg.lr_scheduler.get("interval") not in ("epoch", "step"):
         raise ConfigError(
             f"lr_scheduler.interval is {cfg.lr_scheduler.get('interval')}: choose epoch or step"
@@ -109,6 +119,11 @@ def check_trainer(trainer: DictConfig) -> None:
     check_whole_number("trainer.num_sanity_val_steps", trainer.num_sanity_val_steps, least=-1)
     if trainer.check_val_every_n_epoch is not None:
         check_whole_number("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, least=1)
+        if 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
+            raise ConfigError(
+                f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}, which "
+                f"trainer.max_epochs, {trainer.max_epochs}, never reaches: choose fewer epochs"
+            )
     if trainer.gradient_clip_val is not None:
         check_number("trainer.gradient_clip_val", trainer.gradient_clip_val, least=0, most=1e9)
     check_limit("trainer.limit_train_batches", trainer.limit_train_batches, or_none=False)
@@ -254,7 +269,10 @@ def check_lr_scheduler(module: LitDiffusion, optimizer: torch.optim.Optimizer) -
     except (*REFUSALS, RuntimeError) as error:
         raise refused("lr_scheduler.scheduler", error) from error
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        check_metric("lr_scheduler.monitor", (module.lr_scheduler or {}).get("monitor"))
+        monitor = (module.lr_scheduler or {}).get("monitor")
+        if monitor is None:
+            raise ConfigError("lr_scheduler.monitor is missing: give +lr_scheduler.monitor=val/loss")
+        check_metric("lr_scheduler.monitor", monitor)
         return
     if scheduler is None:
         return

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import build_denoiser, read_checkpoint
-from lit_diffusion.common.build import build
+from lit_diffusion.common.build import build, refused
 from lit_diffusion.common.configs import override, plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import locked, make_folder
@@ -128,6 +128,11 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     cfg.trainer.precision, _ = precision_of_run(cfg, start)
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = build(cfg.data, "data")
+    if not isinstance(datamodule, ImageDataModule):
+        raise ConfigError(
+            f"data is a {type(datamodule).__name__}, no ImageDataModule: put your class under source:, as "
+            "conf/data/mnist.yaml does"
+        )
     module = build_module(cfg)
     check_labels(module.denoiser.num_classes, datamodule.num_classes)
     check_network(module.denoiser, datamodule.image_shape)
@@ -200,7 +205,10 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion, data: ImageDataModule
     Raises:
         ConfigError: one of them can't work with the module's denoiser, or with the data.
     """
-    callbacks = {name: build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node}
+    try:
+        callbacks = {name: build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node}
+    except MisconfigurationException as error:
+        raise refused("callbacks", error) from error
     for name, callback in callbacks.items():
         if not isinstance(callback, L.Callback):
             raise ConfigError(
@@ -243,7 +251,11 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
     except ConfigError:
         raise
     except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
-        raise ConfigError(f"Lightning refuses the trainer: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        texts = {key: value for key, value in cfg.trainer.items() if isinstance(value, str)}
+        named = [f"trainer.{key} is {value}" for key, value in texts.items() if value in reason]
+        which = f" ({', '.join(named)})" if named else ""
+        raise ConfigError(f"Lightning refuses the trainer{which}: {reason}; choose another value") from error
 
 
 def silence_warnings() -> None:
