@@ -283,9 +283,14 @@ class SingleStep(Straight):
 
 
 def check_betas(beta_start: float, beta_end: float) -> None:
-    """Raise ConfigError unless both variances lie inside (0, 1)."""
+    """Raise ConfigError unless both variances lie inside (0, 1), the second not below the first."""
     for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
         check_number(f"schedule.{name}", value, least=1e-12, most=1 - 1e-6)
+    if beta_start > beta_end:
+        raise ConfigError(
+            f"schedule.beta_start is {beta_start}, above schedule.beta_end, {beta_end}: swap them, so that "
+            "the noise grows along the path"
+        )
 
 
 def check_steps(steps: int) -> int:

@@ -342,7 +342,7 @@ def test_a_drawing_of_ones_own_inverted(edited, tmp_path):
 @pytest.mark.parametrize(
     "overrides, says",
     [
-        (["edit=sdedit", "edit.starts=[21]"], "edit.starts is 21"),
+        (["edit=sdedit", "edit.starts=[21]"], r"edit.starts is \[21\], but the sampler has 21 steps"),
         (["edit=sdedit", "edit.starts=[]"], "edit.starts is"),
         (["edit=sdedit", "edit.y=11"], "11 is asked for"),
         (["edit=sdedit", "edit.y=cat"], "'cat' is asked for"),

@@ -24,8 +24,8 @@ from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import load_png
 from lit_diffusion.common.weights import read_weights, write_weights
+from lit_diffusion.evaluate.images import read_samples
 from lit_diffusion.evaluate.result import Result
-from lit_diffusion.evaluate.run import read_samples
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.train.run import build_module

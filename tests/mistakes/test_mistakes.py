@@ -28,8 +28,13 @@ MISTAKES = {
         hydra.job.chdir=true                                hydra.job.chdir is true
         seed=null                                           seed is None
         seed = 1                                            = stands alone: write KEY=VALUE without
-        --lr=1e-3                                           --lr=1e-3 is no option: give lr=1e-3
-        --resume                                            --resume is no option: give resume=VALUE
+        --lr=1e-3                                           a key has no dashes: lr is set, but train
+        --seed=3                                            and a key has no dashes: give seed=3
+        --resume                                            train has no resume: it has
+        trainer.gradient_clip_val=none                      for nothing write trainer.gradient_clip_val=null
+        callbacks.best.monitor=val/acc                      callbacks.best.monitor is val/acc, which
+        +schedule.step=100                                  Cosine takes no step: did you mean steps?
+        schedule=linear schedule.beta_start=0.02 schedule.beta_end=1e-4   beta_start is 0.02, above
         run/best.ckpt                                       give ckpt=run/best.ckpt
         ++optimizr.lr=1e-4                                  optimizr is set, but train has no
         +learning_rate=1e-4                                 learning_rate is set, but train has no
@@ -344,6 +349,8 @@ MISTAKES = {
         second=nowhere                                      second is nowhere
         samples=nowhere.npz data=mnist                      samples is nowhere.npz
         samples=file.txt data=mnist                         samples is file.txt
+        y=labels                                            y is labels: choose data, all, null
+        samples=bomb.png data=mnist                         samples is bomb.png, no .npz file
         samples=empty data=mnist                            samples is empty, a folder: give a .npz
         samples=arrays.npz data=mnist                       it holds arr_0, but no images
         samples=last.npz data=mnist                         which are (N, H, W, C): transpose them
@@ -368,6 +375,7 @@ MISTAKES = {
         edit=sdedit input=nowhere.png                       nowhere.png
         edit=sdedit input=file.txt                          file.txt
         edit=sdedit input=bomb.png                          bomb.png
+        edit=sdedit steps=5                                 edit.starts is [1, 3, 5, 7, 10, 20], but
         edit=sdedit image=-1                                image is -1
         edit=sdedit image=1 input=bomb.png                  input and image are both given
         edit=anagram image=1                                image is 1, but anagram edits no image
@@ -382,6 +390,8 @@ MISTAKES = {
     "study": """
         seeds=[0]                                           study is missing
         study=nfe seeds=5                                   seeds is 5
+        study=nfe n=500                                     put it into the list study.evaluate
+        study=nfe evaluate.n=500                            put it into the list study.evaluate
         study=nfe worker=-1                                 worker is -1
         study=nfe 'study.evaluate=[{n:6}]'                  study.evaluate has {'n': 6}: give overrides
         study=optimizers 'study.choices.adamw.train=["ckpt=x.ckpt"]'  study.choices.adamw: train has ckpt=

@@ -161,7 +161,7 @@ def test_debugging_works_with_every_trainer(config, debug, trainer):
 def test_train_returns_the_metric_that_a_sweeper_optimises(config):
     value = main(config("debug=limit", "callbacks.samples=null", *TINY["small_unet"]))
     assert isinstance(value, float) and value > 0
-    options = ["debug=limit", "callbacks.samples=null", "optimized_metric=train/nothing"]
+    options = ["debug=limit", "callbacks.samples=null", "optimized_metric=train_t/nothing"]
     assert main(config(*options, *TINY["small_unet"])) is None
 
 

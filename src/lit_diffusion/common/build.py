@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial, reduce
 from importlib import import_module
 from types import NoneType, UnionType
@@ -128,9 +129,9 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         if name.startswith("_"):
             continue
         if name not in parameters and not anything:
-            raise ConfigError(
-                f"{key}.{name} is set, but {function.__name__} takes no {name}: leave it out, ~{key}.{name}"
-            )
+            near = get_close_matches(name, parameters, n=1, cutoff=0.7)
+            advice = f"did you mean {near[0]}?" if near else f"leave it out, ~{key}.{name}"
+            raise ConfigError(f"{key}.{name} is set, but {function.__name__} takes no {name}: {advice}")
         if name in hints and not fits(value, hints[name]):
             quoted = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value)
             text = f"the text {value!r}, in quotes" if quoted else value
@@ -185,7 +186,7 @@ def in_words(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         names = [name for arg in args if get_origin(arg) is Literal for name in get_args(arg)]
-        others = [in_words(arg) for arg in args if get_origin(arg) is not Literal]
+        others = [in_words(arg) for arg in args if get_origin(arg) is not Literal and named(arg) != "Tensor"]
         return " or ".join(dict.fromkeys([*([in_words(Literal[*names])] if names else []), *others]))
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
@@ -195,4 +196,9 @@ def in_words(hint: Any) -> str:
         return f"a list, each {in_words(args[0])}" if args else "a list"
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a group of keys"
-    return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
+    return WORDS.get(hint, f"a {named(hint)}")
+
+
+def named(hint: Any) -> str:
+    """Return the name of an annotated type."""
+    return str(getattr(hint, "__name__", hint))

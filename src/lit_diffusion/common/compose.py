@@ -187,6 +187,8 @@ def unknown_key(key: str, cfg: DictConfig, verb: str) -> str:
             return f"{key} is set, but the {part} has no such key: choose one too, hydra/{part}={choice}"
     if key.startswith("hydra."):
         return f"Hydra has no {key}: see --cfg hydra"
+    if verb == "study" and (its := part_of_study(key)):
+        return f"{key} is set, but a study has none: put it into the list study.{its}, see conf/study/"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if parent and not isinstance(node, DictConfig):
@@ -201,6 +203,15 @@ def unknown_key(key: str, cfg: DictConfig, verb: str) -> str:
     others = f"it has {', '.join(sorted(siblings))}" if siblings else "leave it out"
     advice = f"did you mean {' or '.join(near)}?" if near else others
     return f"{key} is set, but {parent or verb} has no {name}: {advice}"
+
+
+def part_of_study(key: str) -> str | None:
+    """Return which of a study's lists of overrides a key belongs to, None for neither."""
+    first = key.partition(".")[0]
+    for verb in ("evaluate", "train"):
+        if first == verb or first in known_keys(verb):
+            return verb
+    return None
 
 
 def unknown_group(key: str, parent: str, cfg: DictConfig) -> str:

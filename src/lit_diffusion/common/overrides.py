@@ -10,7 +10,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from lit_diffusion.common.compose import CONFIG_DIR, config_files, is_assignment, key_of, user_folder
+from lit_diffusion.common.compose import (
+    CONFIG_DIR,
+    compose_anywhere,
+    config_files,
+    dotted_keys,
+    is_assignment,
+    key_of,
+    unknown_key,
+    user_folder,
+)
 from lit_diffusion.common.configs import override as quoted
 
 OPTIONS = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion")
@@ -65,7 +74,11 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
     for before, word in zip(["", *words], words, strict=False):
         name, equals, value = word.partition("=")
         if word.startswith("--") and name not in (*OPTIONS, *OPTIONS_WITH_VALUES):
-            return f"{word} is no option: give {name[2:].replace('-', '_')}={value or 'VALUE'}"
+            key = name[2:].replace("-", "_")
+            cfg = compose_anywhere(verb, [])
+            known = key in dotted_keys(OmegaConf.to_container(cfg))
+            advice = f"give {key}={value or 'VALUE'}" if known else unknown_key(key, cfg, verb)
+            return f"{word} is no option, and a key has no dashes: {advice}"
         if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
             key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
             return f"{word} is no override: give {quoted(key, word)}"
@@ -77,6 +90,8 @@ def unclear_override(override: str) -> str | None:
     key, equals, value = override.partition("=")
     if value.lstrip("\"'").startswith("~/"):
         return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
+    if value in ("none", "None", "NONE") and "/" not in key and not Path(CONFIG_DIR, key).is_dir():
+        return f"{key} is {value}, a text: for nothing write {key}=null"
     if key == "hydra.job.chdir" and value.lower() == "true":
         return "hydra.job.chdir is true, and data/ would be looked for in each run's folder: leave it out"
     if key == "hydra.sweep.subdir" and "${" not in value:
@@ -132,7 +147,9 @@ def unclear_combination(verb: str, words: Sequence[str]) -> str | None:
         if parsed and parsed.is_interval_sweep() and "hydra/sweeper" not in keys:
             return f"{word} is for a search: add -m hydra/sweeper=optuna"
     if verb == "evaluate" and keys.get("samples") not in (None, "null"):
-        for key in keys:
+        for key, value in keys.items():
+            if value in ("0", "false", "null"):
+                continue
             if key in OF_A_MODEL or key.startswith(("sampler.", "guidance.")):
                 return f"{key} is set, but samples are scored as they are: leave one of the two out"
     return None
@@ -149,7 +166,8 @@ def unclear_folder(options: Sequence[str]) -> str | None:
         try:
             content = OmegaConf.load(path)
         except (YAMLError, UnicodeDecodeError, OSError) as error:
-            return f"{path} can't be read ({' '.join(str(error).split())}): mend it"
+            fix = "indent with spaces, not tabs" if "\\t" in str(error) else "mend it"
+            return f"{path} can't be read ({' '.join(str(error).split())}): {fix}"
         if not isinstance(content, DictConfig):
             return f"{path} holds a list: give keys with values"
         whole = path.read_text(encoding="utf-8").startswith("# @package _global_")

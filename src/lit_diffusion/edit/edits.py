@@ -72,8 +72,13 @@ def sdedit(context: EditContext, starts: int | Sequence[int], y: Condition) -> t
     x, grid, starts = context.inputs(), context.times, as_list(starts)
     if not starts:
         raise ConfigError("edit.starts is an empty list: choose at least one index into the grid")
+    steps = len(grid) - 1
     for start in starts:
-        check_whole_number("edit.starts", start, 0, len(grid) - 2)
+        if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < steps:
+            raise ConfigError(
+                f"edit.starts is {starts}, but the sampler has {steps} steps: choose whole numbers from 0 to "
+                f"{steps - 1}, or more steps"
+            )
     denoiser = context.conditioned(y, "edit.y")
     columns = []
     for start in starts:

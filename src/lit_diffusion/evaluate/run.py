@@ -1,13 +1,8 @@
 """Evaluation: a checkpoint in, scores with their floor out."""
 
-import zlib
 from pathlib import Path
-from types import NoneType
 from typing import Any, cast
-from zipfile import BadZipFile
 
-import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -22,6 +17,7 @@ from lit_diffusion.common.run_names import named
 from lit_diffusion.common.stored import stored_source
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
+from lit_diffusion.evaluate.images import read_samples
 from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
 from lit_diffusion.evaluate.report import scores_table
 from lit_diffusion.evaluate.result import RESULT, Bits, Result
@@ -36,10 +32,6 @@ from lit_diffusion.sample.run import (
     sampling_settings,
     write_samples,
 )
-
-UNREADABLE_ZIP = (  # raised for a damaged file of arrays
-    OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 class EvaluatorCache:
@@ -180,10 +172,14 @@ def check_evaluation(cfg: DictConfig) -> None:
     for key, least in {"k": 1, "cas_images": 0, "bits_n": 0, "bits_steps": 2, "evaluator_seed": 0}.items():
         check_whole_number(key, cfg[key], least)
     check_switch("memorisation", cfg.memorisation)
+    if isinstance(cfg.y, str) and cfg.y not in ("data", "all"):
+        raise ConfigError(f"y is {cfg.y}: choose data, all, null, one label, or a list of labels")
     if cfg.samples is None:
         check_whole_number("n", cfg.n, least=1)
         if cfg.n <= cfg.k:
-            raise ConfigError(f"n is {cfg.n} and k is {cfg.k}, the neighbours looked for: choose n larger")
+            raise ConfigError(
+                f"n is {cfg.n} and k is {cfg.k}, the neighbours looked for: choose n larger, or k smaller"
+            )
     elif cfg.ckpt is not None or cfg.get("pretrained") is not None:
         raise ConfigError(f"samples {cfg.samples} and a model to sample from are given: leave one out")
     if cfg.second is not None and cfg.second == cfg.features:
@@ -248,44 +244,6 @@ def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: Evalua
     if data:
         data.check(*evaluator.test)
     return evaluator
-
-
-def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
-    """Return images uint8 (N, C, H, W), and labels (N,) if there are any, of a .npz file.
-
-    Raises:
-        ConfigError: there is no such file, or it holds something else.
-    """
-    if Path(path).is_dir() or Path(path).suffix == ".npy":
-        kind = "a folder" if Path(path).is_dir() else "one array"
-        raise ConfigError(f"samples is {path}, {kind}: give a .npz with images uint8 (N, C, H, W)")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "images" not in arrays:
-                raise ValueError(f"it holds {', '.join(arrays)}, but no images")
-            images, labels = arrays["images"], arrays.get("labels")
-        if not all(isinstance(part, (np.ndarray, NoneType)) for part in (images, labels)):
-            raise ValueError("it holds something else than arrays")
-    except UNREADABLE_ZIP as error:
-        raise ConfigError(
-            f"samples is {path}, which can't be read ({error}): give what "
-            "np.savez(FILE, images=..., labels=...) wrote"
-        ) from None
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ConfigError(
-            f"samples is {path}, with images {images.dtype} {images.shape}: give images uint8 (N, C, H, W)"
-        )
-    if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        raise ConfigError(
-            f"samples is {path}, with images {images.shape}, which are (N, H, W, C): transpose them to "
-            "(N, C, H, W)"
-        )
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
-        raise ConfigError(
-            f"samples is {path}, with labels {labels.dtype} {labels.shape} of {len(images)} images: give a "
-            "whole number for each, or leave them out"
-        )
-    return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels).long()
 
 
 def record(cfg: DictConfig, result: Result) -> None:

@@ -21,7 +21,11 @@ def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
             raise ConfigError('prompt is missing: give prompt="...", or a list of prompts')
         return labels_in_turn(cfg.y, denoiser.num_classes)
     if not denoiser.conditional or denoiser.num_classes:
-        known = "labels, not texts: leave prompt out and give y=LABEL" if denoiser.num_classes else "neither"
+        known = (
+            "labels: leave prompt out, and give y=LABEL"
+            if denoiser.num_classes
+            else "no prompts: leave it out"
+        )
         raise ConfigError(f"prompt is {cfg.prompt!r}, but this model takes {known}")
     prompts = list(cfg.prompt) if isinstance(cfg.prompt, ListConfig) else [cfg.prompt]
     if not prompts:

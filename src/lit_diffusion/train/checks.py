@@ -25,6 +25,7 @@ from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.train.module import LitDiffusion
 
 GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
+LOGGED = r"(train|val)/loss|train/(lr|grad_norm)|(train|val)_t/.+|perf/images_per_second|eval/.+"  # by us
 OURS = {  # arguments of Lightning's Trainer that the run sets itself, and what to use instead
     "callbacks": "callbacks.NAME",
     "logger": "logger=NAME",
@@ -39,18 +40,18 @@ def check_values(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the parts are."""
     check_out(cfg)
     check_text("optimized_metric", cfg.optimized_metric)
-    check_metric("optimized_metric", cfg.optimized_metric)
-    if str(cfg.optimized_metric).startswith("eval/") and "evaluation" not in (cfg.callbacks or {}):
-        raise ConfigError(
-            f"optimized_metric is {cfg.optimized_metric}, which this run doesn't log: add "
-            "callbacks=evaluation, or choose val/loss"
-        )
     check_whole_number("seed", cfg.seed, 0, 2**32 - 1)
     for group in GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise ConfigError(f"{group} is {cfg.get(group)}: choose {group}=NAME, or leave it as it was")
     if not isinstance(cfg.get("logger"), DictConfig):
         raise ConfigError(f"logger is {cfg.get('logger')}: choose logger=none for none, or logger=csv")
+    check_metric("optimized_metric", cfg.optimized_metric, ours=is_ours(cfg))
+    if str(cfg.optimized_metric).startswith("eval/") and not cfg.callbacks.get("evaluation"):
+        raise ConfigError(
+            f"optimized_metric is {cfg.optimized_metric}, which this run doesn't log: add "
+            "callbacks=evaluation, or choose val/loss"
+        )
     if cfg.lr_scheduler and "_target_" in cfg.lr_scheduler:
         raise ConfigError(
             "lr_scheduler names its class at the top: put the class under scheduler:, as "
@@ -77,20 +78,29 @@ def check_values(cfg: DictConfig) -> None:
     check_trainer(cfg.trainer)
 
 
-def check_metric(key: str, name: object, validates: bool = True) -> None:
+def is_ours(cfg: DictConfig) -> bool:
+    """Return whether the module and the callbacks are this project's or Lightning's, and no user's own."""
+    parts = [cfg.module, *filter(None, cfg.callbacks.values())]
+    names = [str(part.get("_target_")) for part in parts if isinstance(part, DictConfig)]
+    return all(name.startswith(("lit_diffusion.", "lightning.")) for name in names)
+
+
+def check_metric(key: str, name: object, validates: bool = True, ours: bool = False) -> None:
     """Raise ConfigError unless it is the name of a metric that a run may log.
 
     Args:
         key: where the name stands.
         name: the name.
         validates: whether the run has validation at all.
+        ours: whether nothing of the user's own logs metrics too.
     """
     if str(name).startswith("val") and not validates:
         raise ConfigError(
             f"{key} is {name}, but trainer.limit_val_batches is 0: choose another metric, or leave "
             f"{key.rpartition('.')[0]} out"
         )
-    if not re.fullmatch(r"(train|val|train_t|val_t|eval|perf)/.+", str(name)):
+    known = LOGGED if ours else r"(train|val|train_t|val_t|eval|perf)/.+"
+    if not re.fullmatch(known, str(name)):
         raise ConfigError(
             f"{key} is {name}, which isn't logged: choose val/loss, or another metric of the run's "
             "metrics.csv"

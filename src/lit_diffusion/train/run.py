@@ -41,6 +41,7 @@ from lit_diffusion.train.checks import (
     check_network,
     check_optimizer,
     check_values,
+    is_ours,
 )
 from lit_diffusion.train.hardware import check_hardware, precision_of_run, prepare_network
 from lit_diffusion.train.module import LitDiffusion
@@ -215,7 +216,8 @@ def build_callbacks(cfg: DictConfig, module: LitDiffusion, data: ImageDataModule
                 f"callbacks.{name} is a {type(callback).__name__}, which is no Lightning callback"
             )
         if getattr(callback, "monitor", None):
-            check_metric(f"callbacks.{name}.monitor", callback.monitor, cfg.trainer.limit_val_batches != 0)
+            validates = cfg.trainer.limit_val_batches != 0
+            check_metric(f"callbacks.{name}.monitor", callback.monitor, validates, is_ours(cfg))
         if isinstance(callback, AfterEpochs):
             callback.check(module.denoiser, data)
     return [*callbacks.values()]
