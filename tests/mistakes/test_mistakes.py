@@ -29,6 +29,10 @@ MISTAKES = {
         seed=null                                           seed is None
         seed = 1                                            = stands alone: write KEY=VALUE without
         --lr=1e-3                                           a key has no dashes: lr is set, but train
+        optimizer.lr 1e-3                                   stand apart: write optimizer.lr=1e-3
+        'optimizer.lr 1e-3'                                 has a space: write optimizer.lr=1e-3
+        'data.batch_size = 64'                              has a space: write data.batch_size=64
+        'logger=[wandb;csv]'                                part what is in a list by commas
         --seed=3                                            and a key has no dashes: give seed=3
         --resume                                            train has no resume: it has
         trainer.gradient_clip_val=none                      for nothing write trainer.gradient_clip_val=null
@@ -594,6 +598,18 @@ def test_an_experiment_that_would_be_ignored(tmp_path):
     result = run_script(str(ROOT / "train.py"), f"--config-dir={tmp_path}", "experiment=mine", cwd=tmp_path)
     assert result.returncode == 1
     assert "mine.yaml would be ignored: let it begin with the line # @package _global_" in result.stderr
+
+
+def test_an_experiment_without_the_word_override(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    listed = "# @package _global_\ndefaults:\n  - /schedule: flow\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(listed)
+    result = run_script(str(ROOT / "train.py"), f"--config-dir={tmp_path}", "experiment=mine", cwd=tmp_path)
+    assert result.returncode == 1
+    assert (
+        "an experiment chooses schedule, which is chosen already: write  - override /schedule"
+        in result.stderr
+    )
 
 
 def test_there_are_many():

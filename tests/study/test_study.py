@@ -443,6 +443,7 @@ def test_differences_are_paired():
         ({"choices": {"plain": None, "more": {"evaluate": ["n=14"]}}}, "more has n 14, but plain has 12"),
         ({"choices": {"plain": {"evaluate": ["guidance.scale=lots"]}}}, "guidance.scale is lots"),
         ({"choices": {"plain": {"evaluate": ["sampler=heun", "steps=0"]}}}, "sampler.steps is 0"),
+        ({"choices": {"plain": None, "b": {}}}, "study.choices.b means the same as plain"),
         ({"choices": {"plain": None, 10: None}}, "study.choices has 10, which is no text"),
         ({"train": None}, "choices.linear has train, but study.train is null"),
         ({"train": ["modle=small_unet"]}, "modle"),

@@ -185,9 +185,12 @@ def in_words(hint: Any) -> str:
     """Return an annotated type in words, as what to choose."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        names = [name for arg in args if get_origin(arg) is Literal for name in get_args(arg)]
+        literals = [arg for arg in args if get_origin(arg) is Literal]
+        names = list(dict.fromkeys(str(name) for arg in literals for name in get_args(arg)))
         others = [in_words(arg) for arg in args if get_origin(arg) is not Literal and named(arg) != "Tensor"]
-        return " or ".join(dict.fromkeys([*([in_words(Literal[*names])] if names else []), *others]))
+        return " or ".join(
+            dict.fromkeys([*([in_words(Literal[*dict.fromkeys(names)])] if names else []), *others])
+        )
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin is tuple and Ellipsis not in args:

@@ -98,6 +98,8 @@ def explain_composing(error: Exception, config_name: str, overrides: Sequence[st
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
         return missing_config(str(error.missing_cfg_file), error.options)
+    if isinstance(error, OverrideParseException) and ";" in str(error.override):
+        return f"{error.override} has a ; in it: part what is in a list by commas, as in 'KEY=[a,b]'"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override} can't be read ({text.partition(' See ')[0]}): close what is open, quote the "
@@ -108,7 +110,10 @@ def explain_composing(error: Exception, config_name: str, overrides: Sequence[st
         sentence = unknown_key(found[1], composed_without(found[1], config_name, overrides), config_name)
         return f"{sentence} ({place[0]})" if place else sentence
     if found := re.search(r"Multiple values for ([\w/]+)\.|An item is already at '([^']+)'", text):
-        return f"{found[1] or found[2]} is there already: leave the + out"
+        key = found[1] or found[2]
+        if any(word.startswith("+") and key_of(word) == key for word in overrides):
+            return f"{key} is there already: leave the + out"
+        return f"an experiment chooses {key}, which is chosen already: write  - override /{key}: NAME"
     if found := re.search(r"Ambiguous value for argument '(.+?)' 1\.|parameters '(.+)' requires", text):
         word = found[1] or found[2]
         key, _, value = word.partition("=")

@@ -71,8 +71,11 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
     """Return the sentence for a word that is neither an override nor an option."""
     if "=" in words:
         return "= stands alone: write KEY=VALUE without spaces"
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
+        if re.search(r"^[\w.]+ +=|^[\w.]+= | ", word) and re.match(r"[\w./]+ *=? +\S+$", word):
+            key, value = re.split(r"[ =]+", word, maxsplit=1)
+            return f"{word!r} has a space: write {quoted(key, value)}"
         if word.startswith("--") and name not in (*OPTIONS, *OPTIONS_WITH_VALUES):
             key = name[2:].replace("-", "_")
             cfg = compose_anywhere(verb, [])
@@ -80,6 +83,8 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
             advice = f"give {key}={value or 'VALUE'}" if known else unknown_key(key, cfg, verb)
             return f"{word} is no option, and a key has no dashes: {advice}"
         if not equals and word[:1] not in "-~" and before not in OPTIONS_WITH_VALUES:
+            if after and "=" not in after and not after.startswith("-"):
+                return f"{word} and {after} stand apart: write {quoted(word, after)}"
             key = "ckpt" if word.endswith((".ckpt", ".safetensors")) else SHORTCUTS.get(verb, "KEY")
             return f"{word} is no override: give {quoted(key, word)}"
     return None
@@ -167,6 +172,8 @@ def unclear_folder(options: Sequence[str]) -> str | None:
             content = OmegaConf.load(path)
         except (YAMLError, UnicodeDecodeError, OSError) as error:
             fix = "indent with spaces, not tabs" if "\\t" in str(error) else "mend it"
+            if "block" in str(error):
+                fix = "give the keys of one level the same number of spaces"
             return f"{path} can't be read ({' '.join(str(error).split())}): {fix}"
         if not isinstance(content, DictConfig):
             return f"{path} holds a list: give keys with values"

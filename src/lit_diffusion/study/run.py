@@ -22,7 +22,7 @@ from lit_diffusion.evaluate.result import RESULT, Result
 from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
 from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
-from lit_diffusion.study.runs import Run, check_comparable, name_at_wandb, plan_run
+from lit_diffusion.study.runs import Run, check_comparable, check_different, name_at_wandb, plan_run
 from lit_diffusion.train.resume import has_ended
 from lit_diffusion.train.run import silence_warnings, train
 
@@ -75,6 +75,7 @@ def study(cfg: DictConfig) -> tuple[Comparison, Path]:
     silence_warnings()
     runs = [planned(cfg, choice, seed, out) for choice in cfg.study.choices for seed in cfg.seeds]
     check_comparable(runs)
+    check_different(runs)
     for run in runs:
         name_at_wandb(run, cfg.name)
     make_folder(out)

@@ -200,6 +200,17 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 )
 
 
+def check_different(runs: Sequence[Run]) -> None:
+    """Raise ConfigError if two choices mean the same."""
+    choices: dict[str, str] = {}
+    for run in runs:
+        if (other := choices.setdefault(run.evaluation.out, run.choice)) != run.choice:
+            raise ConfigError(
+                f"study.choices.{run.choice} means the same as {other}: give it other overrides, or leave "
+                "it out"
+            )
+
+
 def compared(evaluation: DictConfig, key: str) -> Any:
     """Return a key of an evaluation, less what may differ between its seeds."""
     value = evaluation.get(key)
