@@ -188,9 +188,8 @@ def in_words(hint: Any) -> str:
         literals = [arg for arg in args if get_origin(arg) is Literal]
         names = list(dict.fromkeys(str(name) for arg in literals for name in get_args(arg)))
         others = [in_words(arg) for arg in args if get_origin(arg) is not Literal and named(arg) != "Tensor"]
-        return " or ".join(
-            dict.fromkeys([*([in_words(Literal[*dict.fromkeys(names)])] if names else []), *others])
-        )
+        chosen = [in_words(Literal[*names])] if names else []
+        return " or ".join(dict.fromkeys([*chosen, *others]))
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin is tuple and Ellipsis not in args:
