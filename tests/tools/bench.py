@@ -26,13 +26,14 @@ from tutorial1 import Tutorial1UNet, same_weights, training_step
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.images import grid, save_png
+from lit_diffusion.common.log import silence_warnings
 from lit_diffusion.common.precision import fastest_precision
 from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
 from lit_diffusion.train.module import LitDiffusion
-from lit_diffusion.train.run import build_loggers, build_module, build_trainer, silence_warnings
+from lit_diffusion.train.run import build_loggers, build_module, build_trainer
 
 NETWORKS = ("small_unet", "attn_unet", "convnext_unet", "fc_unet")
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lit_diffusion.checkpoint import build_denoiser, load_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.train.callbacks.ema import EMA
 from lit_diffusion.train.run import build_module, build_trainer, main, train
@@ -158,9 +159,15 @@ def test_debugging_works_with_every_trainer(config, debug, trainer):
     assert list(cfg.logger) == ["csv"]
 
 
-def test_train_returns_the_metric_that_a_sweeper_optimises(config):
+def test_train_returns_the_metric_that_a_sweeper_optimises(config, tmp_path):
     value = main(config("debug=limit", "callbacks.samples=null", *TINY["small_unet"]))
     assert isinstance(value, float) and value > 0
+    worse = ["optimizer.lr=0.3", "trainer.max_epochs=3", "logger=csv", "callbacks.ema=null"]  # than it began
+    out = tmp_path / "worse"
+    value = main(config("debug=limit", "callbacks.samples=null", *worse, *TINY["small_unet"], f"out={out}"))
+    losses = [float(row["val/loss"]) for row in read_metrics(str(out)) if row["val/loss"]]
+    assert value == pytest.approx(min(losses))
+    assert min(losses) < losses[-1]
     options = ["debug=limit", "callbacks.samples=null", "optimized_metric=train_t/nothing"]
     assert main(config(*options, *TINY["small_unet"])) is None
 

@@ -6,6 +6,7 @@ conf/hydra/job_logging/ sets up the handlers of the command lines; from Python, 
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,3 +56,19 @@ def logged_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def silence_warnings() -> None:
+    """Silence Lightning's advertisements, and its warnings about what is intended here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # batches are gathered from memory
+        ".*sync_dist=True.*",  # our metrics are synchronised already
+        ".*Checkpoint directory .* exists.*",
+        ".*smaller than the logging interval.*",
+        ".*logs directory .* exists.*",
+        ".*dataloader is not resumable.*",  # the order of our batches is
+        ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -14,7 +14,7 @@ from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
-from lit_diffusion.common.log import log, log_table, logged_to
+from lit_diffusion.common.log import log, log_table, logged_to, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.run_names import named
 from lit_diffusion.evaluate.report import SCORES
@@ -24,7 +24,7 @@ from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
 from lit_diffusion.study.runs import Run, check_comparable, check_different, name_at_wandb, plan_run
 from lit_diffusion.train.resume import has_ended
-from lit_diffusion.train.run import silence_warnings, train
+from lit_diffusion.train.run import train
 
 TABLE = "study.md"
 LOG = "study.log"

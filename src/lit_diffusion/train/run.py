@@ -1,9 +1,7 @@
 """Training: a config in, a trained model in the run's folder out."""
 
-import logging
 import shutil
 import subprocess
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +20,14 @@ from lit_diffusion.common.build import build, refused
 from lit_diffusion.common.configs import override, plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import locked, make_folder
-from lit_diffusion.common.log import log
+from lit_diffusion.common.log import log, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name, training_tags
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
-from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, LastCheckpoint
+from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
@@ -51,8 +49,14 @@ log_once = rank_zero_only(log.info)  # of several processes, the first one says 
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Train; return the metric that Hydra's sweepers optimise, None if the run has none of this name."""
-    metrics, _ = train(going_on(cfg) if in_multirun() else cfg)
+    """Train; return the metric that Hydra's sweepers optimise, None if the run has none of this name.
+
+    It is the best checkpoint's where that is chosen by this metric, else the last value.
+    """
+    metrics, objects = train(going_on(cfg) if in_multirun() else cfg)
+    for callback in objects["trainer"].callbacks:
+        if isinstance(callback, BestCheckpoint) and callback.monitor == cfg.optimized_metric:
+            return None if callback.best_model_score is None else float(callback.best_model_score)
     return metrics.get(cfg.optimized_metric)
 
 
@@ -258,22 +262,6 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         named = [f"trainer.{key} is {value}" for key, value in texts.items() if value in reason]
         which = f" ({', '.join(named)})" if named else ""
         raise ConfigError(f"Lightning refuses the trainer{which}: {reason}; choose another value") from error
-
-
-def silence_warnings() -> None:
-    """Silence Lightning's advertisements, and its warnings about what is intended here."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # batches are gathered from memory
-        ".*sync_dist=True.*",  # our metrics are synchronised already
-        ".*Checkpoint directory .* exists.*",
-        ".*smaller than the logging interval.*",
-        ".*logs directory .* exists.*",
-        ".*dataloader is not resumable.*",  # the order of our batches is
-        ".*treespec, LeafSpec.*",  # Lightning's own use of torch
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def describe(module: LitDiffusion) -> str:
