@@ -53,6 +53,18 @@ def config_files(group: str) -> list[Path]:
     return sorted({path for folder in folders for path in Path(folder, group).glob("*.yaml")})
 
 
+def name_of_choice(group: str, target: str | None) -> str | None:
+    """Return the name of the file in a group that is about this class, None for none.
+
+    Data are about their source's class.
+    """
+    for path in config_files(group):
+        config = cast(DictConfig, OmegaConf.load(path))
+        if config.get("source", config).get(TARGET) == target:
+            return path.stem
+    return None
+
+
 def check_chosen(cfg: Mapping[str, object], group: str) -> None:
     """Raise ConfigError unless one of the group's choices was made."""
     if cfg.get(group) is None:

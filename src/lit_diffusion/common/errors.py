@@ -49,6 +49,12 @@ def check_switch(name: str, value: object) -> None:
         raise ConfigError(f"{name} is {value}: choose true or false")
 
 
+def check_pair(function: str, returned: object, wanted: str) -> None:
+    """Raise ConfigError unless a function, perhaps a user's own, returned the two things that are wanted."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ConfigError(f"{function} returns a {type(returned).__name__}: let it return {wanted}")
+
+
 def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
     """Raise ConfigError unless the packages are installed, which the extra brings; ``what`` needs them."""
     for package in packages:

@@ -40,10 +40,6 @@ class Job:
     value: float | None
     failure: str | None
 
-    def varied(self, command: "Command") -> list[str]:
-        """Return the overrides that not all jobs of the command have."""
-        return command.varied(self.overrides)
-
     def write(self, folder: Path) -> None:
         write_json(folder / JOB, asdict(self))
 
@@ -173,7 +169,7 @@ def summary() -> list[str]:
     table = Table("job", command.metric or "", "minutes", "folder")
     for folder, job in jobs.items():
         value = "failed" if job.failure else "" if job.value is None else f"{job.value:.4g}"
-        varied = " ".join(job.varied(command) or job.overrides)
+        varied = " ".join(command.varied(job.overrides) or job.overrides)
         table.add_row(varied, value, f"{job.seconds / 60:.1f}", str(folder))
     Console().print(table)
     failed = {folder: job for folder, job in jobs.items() if job.failure}

@@ -148,7 +148,7 @@ def unclear_combination(verb: str, words: Sequence[str]) -> str | None:
             if f"data.{key}" in keys:
                 return f"data.{key} is set, but features takes all training images: leave it out, or see fit"
     for word in words:
-        parsed = parsed_override(word) if is_assignment(word) else None
+        parsed = parsed_override(word) if is_assignment(word) and "interval(" in word else None
         if parsed and parsed.is_interval_sweep() and "hydra/sweeper" not in keys:
             return f"{word} is for a search: add -m hydra/sweeper=optuna"
     if verb == "evaluate" and keys.get("samples") not in (None, "null"):

@@ -1,17 +1,17 @@
 """What tells runs apart at Weights & Biases: their names, groups and tags."""
 
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_diffusion.common.build import TARGET
-from lit_diffusion.common.compose import config_files
+from lit_diffusion.common.compose import name_of_choice
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.multirun import in_multirun, varied_overrides
 
-GROUPS = ("model", "schedule", "prediction", "data", "optimizer")  # whose choices are a run's tags
+NAMED = ("model", "schedule", "prediction")  # groups whose choices are in a run's name
+GROUPS = (*NAMED, "data", "optimizer")  # whose choices are its tags
 
 
 def named(logger: DictConfig, job_type: str, name: str, tags: list[str]) -> DictConfig:
@@ -35,23 +35,17 @@ def named(logger: DictConfig, job_type: str, name: str, tags: list[str]) -> Dict
     return logger
 
 
-def training_name(cfg: DictConfig) -> str:
-    """Return a training's name by its choices and its seed, such as small_unet-flow-v-s0."""
-    return "-".join([*(choice_of(group, cfg) for group in GROUPS[:3]), f"s{cfg.seed}"])
+def training_name_and_tags(cfg: DictConfig) -> tuple[str, list[str]]:
+    """Return a training's name by its choices and its seed, and a tag for each choice.
+
+    For example small_unet-flow-v-s0, and model=small_unet, schedule=flow, ...
+    """
+    choices = {group: choice_of(group, cfg[group]) for group in GROUPS}
+    name = "-".join([*(choices[group] for group in NAMED), f"s{cfg.seed}"])
+    return name, [f"{group}={choice}" for group, choice in choices.items()]
 
 
-def training_tags(cfg: DictConfig) -> list[str]:
-    """Return a tag for each of the groups' choices, such as schedule=flow."""
-    return [f"{group}={choice_of(group, cfg)}" for group in GROUPS]
-
-
-def choice_of(group: str, cfg: DictConfig) -> str:
+def choice_of(group: str, node: DictConfig) -> str:
     """Return the name of a group's choice, by its class; the class's own name, if no file has it."""
-    target = class_of(cfg[group])
-    names = (path.stem for path in config_files(group) if class_of(OmegaConf.load(path)) == target)
-    return next(names, str(target).rpartition(".")[2])
-
-
-def class_of(node: Any) -> str | None:
-    """Return the full name of the class that a choice is about; data are about their source's."""
-    return node.source.get(TARGET) if "source" in node else node.get(TARGET)
+    target = node.get("source", node).get(TARGET)
+    return name_of_choice(group, target) or str(target).rpartition(".")[2]

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import ListConfig, OmegaConf
 
 from lit_diffusion.common.build import TARGET, build, nodes
-from lit_diffusion.common.compose import composed, config_files
+from lit_diffusion.common.compose import composed, config_files, name_of_choice
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
@@ -80,8 +80,7 @@ def stored_source(
     """
     source = plain(config["data"].get("source"))
     check_names(source, "data.source", trust)
-    name = next((p.stem for p in config_files("data") if source_class(p) == source[TARGET]), None)
-    if name:
+    if name := name_of_choice("data", source[TARGET]):
         source = plain(composed("evaluate", [f"data={name}"]).data.source)
     elif "root" in source:
         source = {**source, "root": "data"}
@@ -112,11 +111,6 @@ def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:
 def known_names(part: str) -> set[str]:
     """Return the full names of the classes that a group's files in conf/ name, the user's own among them."""
     return {node[TARGET] for path in config_files(part) for _, node in nodes(read_yaml(path), part)}
-
-
-def source_class(path: Path) -> str | None:
-    """Return the full name of the class of images that a file in conf/data names, if it names one."""
-    return read_yaml(path).get("source", {}).get(TARGET)
 
 
 def read_yaml(path: Path) -> Any:

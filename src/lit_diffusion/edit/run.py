@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_diffusion.common.build import build
 from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
-from lit_diffusion.common.errors import ConfigError, check_installed, check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_installed, check_pair, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.images import grid, load_png, save_png
 from lit_diffusion.common.log import log
@@ -51,11 +51,8 @@ def edit(cfg: DictConfig) -> list[Path]:
     apply = build({**plain(cfg.edit), "_partial_": True}, "edit")
     with torch.no_grad():
         drawn = apply(context)
-    if not isinstance(drawn, tuple) or len(drawn) != 2:
-        raise ConfigError(
-            f"edit {cfg.edit._target_} returns a {type(drawn).__name__}: let it return a figure, and "
-            "the images that it made, (B, C, H, W)"
-        )
+    wanted = "a figure, and the images that it made, (B, C, H, W)"
+    check_pair(f"edit {cfg.edit._target_}", drawn, wanted)
     figure, images = drawn
     folder = make_folder(cfg.out)
     path = folder / f"{cfg.edit._target_.rpartition('.')[2]}.png"

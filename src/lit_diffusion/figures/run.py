@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from lit_diffusion.common.build import build
 from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out
-from lit_diffusion.common.errors import ConfigError, check_installed, check_whole_number
+from lit_diffusion.common.errors import check_installed, check_pair, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
 
@@ -33,11 +33,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
     drawn = build(cfg.figure, "figure")
-    if not isinstance(drawn, tuple) or len(drawn) != 2:
-        raise ConfigError(
-            f"figure {cfg.figure._target_} returns a {type(drawn).__name__}: let it return a figure, and "
-            "what it was drawn from, a text"
-        )
+    check_pair(f"figure {cfg.figure._target_}", drawn, "a figure, and what it was drawn from, a text")
     figure, source = drawn
     folder = make_folder(cfg.out)
     path = folder / f"{cfg.figure._target_.rpartition('.')[2]}.png"

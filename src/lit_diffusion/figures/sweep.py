@@ -39,7 +39,9 @@ def sweep(run: str | None) -> tuple[Figure, str]:
         raise ConfigError(f"run is {run}: give run=DIR, the folder of a multirun, outputs/multirun/...")
     command = Command.read(Path(run))
     jobs = read_jobs(Path(run)).values()
-    points = [Point(values_of(job.varied(command)), job.value) for job in jobs if job.value is not None]
+    points = [
+        Point(values_of(command.varied(job.overrides)), job.value) for job in jobs if job.value is not None
+    ]
     if not points:
         raise ConfigError(f"run is {run}, where no job has returned a number: choose another multirun")
     keys = sorted({key for point in points for key in point.values})

@@ -144,10 +144,11 @@ class LitDiffusion(L.LightningModule):
         interval = self.lr_scheduler.get("interval", "epoch")
         length = self._run_length(interval) if self._wants_length() else 0
         scheduler = self.build_scheduler(optimizer, length)
-        if hasattr(scheduler, "total_steps") and scheduler.total_steps < self._run_length(interval):
+        own = getattr(scheduler, "total_steps", None)
+        if own is not None and own < (run := length or self._run_length(interval)):
             raise ConfigError(
-                f"lr_scheduler.scheduler.total_steps is {scheduler.total_steps}, less than the run's "
-                f"{self._run_length(interval)}: leave it out, so that it is the run's length"
+                f"lr_scheduler.scheduler.total_steps is {own}, less than the run's {run}: leave it out, so "
+                "that it is the run's length"
             )
         return [optimizer], [{**self.lr_scheduler, "scheduler": scheduler}]
 

@@ -23,7 +23,7 @@ from lit_diffusion.common.files import locked, make_folder
 from lit_diffusion.common.log import log, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
-from lit_diffusion.common.run_names import named, training_name, training_tags
+from lit_diffusion.common.run_names import named, training_name_and_tags
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
@@ -236,7 +236,7 @@ def build_loggers(cfg: DictConfig, start: dict[str, Any] | None) -> list[Logger]
     if start and "wandb" in loggers and loggers.wandb.id is None and not in_multirun():
         loggers.wandb.id = wandb_id(start)
     if "wandb" in loggers:
-        loggers.wandb = named(loggers.wandb, "train", training_name(cfg), training_tags(cfg))
+        loggers.wandb = named(loggers.wandb, "train", *training_name_and_tags(cfg))
     for name, logger in loggers.items():
         if logger.get("save_dir"):
             make_folder(logger.save_dir, f"logger.{name}.save_dir")
