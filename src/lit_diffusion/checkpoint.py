@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_diffusion.common.build import build, refused
 from lit_diffusion.common.errors import ConfigError, check_bytes
+from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_plain
 from lit_diffusion.common.weights import not_finite, read_weights
 from lit_diffusion.denoiser import NetworkDenoiser
@@ -86,11 +87,19 @@ def is_checkpoint(contents: Any) -> bool:
     return (
         isinstance(config, Mapping)
         and all(isinstance(config.get(part), Mapping) for part in (*PATH_GROUPS, "data"))
-        and all(type(config["data"].get(size)) is int for size in ("channels", "image_size"))
+        and has_shape(config["data"])
         and isinstance(weights, Mapping)
         and all(isinstance(weight, Tensor) for weight in weights.values())
         and isinstance(contents.get("callbacks"), Mapping)
     )
+
+
+def has_shape(data: Mapping[str, Any]) -> bool:
+    """Return whether a stored ``data`` config says what shape the images have."""
+    try:
+        return type(data["channels"]) is int and len(image_shape(data)) == 3
+    except (KeyError, ConfigError):
+        return False
 
 
 def build_denoiser(cfg: DictConfig) -> NetworkDenoiser:

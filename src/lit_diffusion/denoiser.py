@@ -22,7 +22,7 @@ class Denoiser(nn.Module, ABC):
     Args:
         schedule: alpha and sigma of the path.
         num_classes: labels that it knows; 0 for none.
-        conditional: whether it takes a condition, labels or prompts.
+        conditional: whether it takes a condition: labels, prompts or images.
         learns_variance: whether its estimates have a ``var_weight``.
     """
 
@@ -42,8 +42,8 @@ class Denoiser(nn.Module, ABC):
         Args:
             x_t: noisy images, (B, C, H, W).
             t: their times in [0, 1], (B,).
-            y: labels (B,) int64, the null label being num_classes, or a text model's embeddings (B, L, D);
-                None for no condition.
+            y: labels (B,) int64, the null label being num_classes, a text model's embeddings (B, L, D), or
+                images (B, C', H, W); None for no condition.
         """
 
     @abstractmethod
@@ -64,7 +64,8 @@ class NetworkDenoiser(Denoiser):
 
     Args:
         network: ``network(x_t, time_input, y) -> tensor like x_t``; its ``num_classes`` is 0 for a
-            network without labels.
+            network without labels, and its ``condition_channels``, if it has such, those of the images
+            that condition it.
         schedule: alpha and sigma of the path.
         prediction: what the network's output means.
 
@@ -73,12 +74,21 @@ class NetworkDenoiser(Denoiser):
             has a precision of its own.
 
     Raises:
-        ConfigError: the schedule reaches a time at which this prediction divides by 0.
+        ConfigError: the schedule reaches a time at which this prediction divides by 0, or the network takes
+            both labels and images as conditions.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         num_classes = cast(int, network.num_classes)
-        super().__init__(schedule, num_classes, num_classes > 0, learns_variance=False)
+        condition_channels = cast(int, getattr(network, "condition_channels", 0))
+        conditional = num_classes > 0 or condition_channels > 0
+        super().__init__(schedule, num_classes, conditional, learns_variance=False)
+        if num_classes and condition_channels:
+            raise ConfigError(
+                f"model.num_classes is {num_classes} and model.condition_channels {condition_channels}: a "
+                "network takes labels or images as its condition; make one of them 0"
+            )
+        self.condition_channels = condition_channels
         self.network = network
         self.prediction = prediction
         self.precision = FULL
@@ -91,17 +101,30 @@ class NetworkDenoiser(Denoiser):
         x, eps, _ = self.prediction.estimate(output, x_t, alpha, sigma)
         return Estimate(x, eps, *var_weight)
 
-    def output(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def output(
+        self, x_t: Tensor, t: Tensor, y: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
         """Return the network's own output, which training compares with the prediction's target.
 
-        Whatever precision the network runs in, the path's arithmetic stays in that of x_t.
+        Whatever precision the network runs in, the path's arithmetic stays in that of x_t. Only a network
+        that is told how its training images were augmented is given ``augment``.
         """
         dtype = next(self.network.parameters(), x_t).dtype
+        told = {} if augment is None else {"augment": augment}
         with autocast(self.precision, x_t.device):
-            return self.network(x_t.to(dtype), self.schedule.time_input(t).to(x_t), y).to(x_t)
+            return self.network(x_t.to(dtype), self.schedule.time_input(t).to(x_t), y, **told).to(x_t)
 
     def encode(self, condition: Condition) -> Tensor | None:
-        """Return the label as (1,) int64, the null label for None; None from a network without labels."""
+        """Return the label as (1,) int64, the null label for None; None from a network without labels.
+
+        Raises:
+            ConfigError: the model doesn't know the label; or images condition it, and no label can.
+        """
+        if self.condition_channels:
+            raise ConfigError(
+                f"the condition {condition!r} is asked for, but images condition this model: sample it with "
+                "input=PATH, or score it"
+            )
         number = isinstance(condition, int) and not isinstance(condition, bool)
         if condition is not None and not (number and condition in range(self.num_classes)):
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
@@ -113,7 +136,7 @@ class NetworkDenoiser(Denoiser):
         return torch.tensor([self.num_classes if condition is None else condition])
 
     def null(self, y: Tensor) -> Tensor:
-        return torch.full_like(y, self.num_classes)
+        return torch.zeros_like(y) if self.condition_channels else torch.full_like(y, self.num_classes)
 
     def _check(self) -> None:
         t = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)

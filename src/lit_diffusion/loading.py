@@ -20,6 +20,7 @@ from lit_diffusion.common.errors import ConfigError, check_installed, check_text
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
+from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
@@ -117,7 +118,7 @@ def load(cfg: DictConfig) -> Loaded:
     device = choose_device(cfg.device)
     denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
     denoiser.precision = choose_precision(cfg.precision, device)
-    shape = (config.data.channels, config.data.image_size, config.data.image_size)
+    shape = image_shape(config.data)
     return Loaded(
         denoiser,
         choose_guidance(cfg, config),

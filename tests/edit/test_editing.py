@@ -11,7 +11,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.combinators import VIEWS, Anagram, Blend, Hybrid
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import load_png, to_float, to_uint8
+from lit_diffusion.common.images import load_picture, to_float, to_uint8
 from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.denoiser import Labelled, NetworkDenoiser
 from lit_diffusion.edit import edits
@@ -289,20 +289,20 @@ def test_pictures_are_read_as_the_model_wants_them(tmp_path):
     picture = Image.new("RGBA", (60, 40), (0, 0, 0, 0))  # transparent: white, as on paper
     picture.paste((0, 0, 0, 255), (10, 0, 30, 40))  # black from the left edge to the middle of a square
     picture.save(tmp_path / "mine.png")
-    x = load_png(tmp_path / "mine.png", (1, 28, 28))
+    x = load_picture(tmp_path / "mine.png", (1, 28, 28))
     assert x.shape == (1, 1, 28, 28)
     assert x[..., :12].max() < -0.9
     assert x[..., 16:].min() > 0.9
-    assert load_png(tmp_path / "mine.png", (1, 28, 28), transparent="black").max() < -0.9
+    assert load_picture(tmp_path / "mine.png", (1, 28, 28), background="black").max() < -0.9
     Image.linear_gradient("L").convert("I;16").point(lambda v: v * 257).save(tmp_path / "deep.png")
     assert Image.open(tmp_path / "deep.png").mode.startswith("I")
-    deep = load_png(tmp_path / "deep.png", (1, 28, 28))[0, 0, :, 0]
+    deep = load_picture(tmp_path / "deep.png", (1, 28, 28))[0, 0, :, 0]
     torch.testing.assert_close(deep, torch.linspace(-1, 1, 28), atol=0.06, rtol=0)
-    assert load_png(tmp_path / "mine.png", (3, 8, 8)).shape == (1, 3, 8, 8)
+    assert load_picture(tmp_path / "mine.png", (3, 8, 8)).shape == (1, 3, 8, 8)
     (tmp_path / "no.png").write_text("not a picture")
     for wrong in ("no.png", "missing.png"):
         with pytest.raises(ConfigError, match=f"{wrong} is no picture"):
-            load_png(tmp_path / wrong, (1, 8, 8))
+            load_picture(tmp_path / wrong, (1, 8, 8))
 
 
 @pytest.fixture

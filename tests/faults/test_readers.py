@@ -22,7 +22,7 @@ from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.compose import composed
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import load_png
+from lit_diffusion.common.images import load_picture
 from lit_diffusion.common.weights import read_weights, write_weights
 from lit_diffusion.evaluate.images import read_samples
 from lit_diffusion.evaluate.result import Result
@@ -188,7 +188,7 @@ def test_samples(path, data):
 @FUZZ
 @given(st.data(), st.sampled_from(["L", "1", "P", "LA", "RGBA", "I;16", "F"]))
 def test_a_picture(path, data, mode):
-    read_or_refused(load_png, path("p.png", data.draw(damaged(png(mode)))), (1, 28, 28))
+    read_or_refused(load_picture, path("p.png", data.draw(damaged(png(mode)))), (1, 28, 28))
 
 
 @FUZZ

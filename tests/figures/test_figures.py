@@ -137,7 +137,7 @@ def test_out_of_distribution_tells_the_error_at_each_level(data, monkeypatch):
 def test_pure_noise_tells_the_distance_to_the_mean_image(data, monkeypatch):
     """A network that puts out the mean image is at distance 0; the images themselves aren't."""
     data.setup("fit")
-    mean = tutorials.to_float(data.train_set.tensors[0]).mean(0, keepdim=True)
+    mean = tutorials.to_float(data.train_set.images).mean(0, keepdim=True)
 
     class Constant(torch.nn.Module):
         num_classes = 0

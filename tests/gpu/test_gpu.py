@@ -55,7 +55,7 @@ def test_an_image_of_a_seed_is_that_of_the_cpu():
 def test_images_and_average_are_on_the_device(config):
     _, objects = train(config(*SMALL))
     ema = next(c for c in objects["trainer"].callbacks if isinstance(c, EMA))
-    assert objects["datamodule"].train_set.tensors[0].device.type == "cuda"
+    assert objects["datamodule"].train_set.images.device.type == "cuda"
     assert all(average.device.type == "cuda" for average in ema.average.values())
 
 

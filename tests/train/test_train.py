@@ -129,7 +129,7 @@ GROUPS = {
     "lr_scheduler": ["lr_scheduler"],
     "trainer": ["trainer.accelerator", "trainer.devices", "trainer.strategy"],
     "callbacks": ["callbacks"],
-    "data": ["data"],
+    "data": ["data", "model.channels", "model.image_size"],
     "logger": ["logger"],
 }
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
@@ -13,6 +14,7 @@ from torchvision.utils import make_grid
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import atomic_write
 
+Resize = Literal["crop", "pad", "stretch"]
 MOST_PIXELS = 50_000_000  # of a picture that is read
 
 
@@ -26,18 +28,26 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "white") -> Tensor:
+def load_picture(path: str | Path, shape: tuple[int, int, int], background: str = "white") -> Tensor:
     """Load the middle of a picture file, scaled, as an image (1, C, H, W) in [-1, 1].
 
     Args:
         path: of the file.
         shape: of the image, (C, H, W).
-        transparent: colour of transparent pixels.
+        background: colour behind transparent pixels.
 
     Raises:
         ConfigError: there is no such file, or it is no picture.
     """
-    channels, height, width = shape
+    return to_float(fitted(open_picture(path), shape, background)[None])
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Return a picture file's first frame, upright, in RGBA of 8 bits.
+
+    Raises:
+        ConfigError: there is no such file, or it is no picture.
+    """
     try:
         picture: Image.Image = Image.open(path)
         if picture.width * picture.height > MOST_PIXELS:
@@ -48,16 +58,44 @@ def load_png(path: str | Path, shape: tuple[int, int, int], transparent: str = "
         picture = ImageOps.exif_transpose(picture)  # a phone's photo upright
         if picture.mode[0] in "IF":
             picture = to_8_bits(picture)
-        picture = picture.convert("RGBA")
+        return picture.convert("RGBA")
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{path} is too large ({error}): give a smaller picture") from None
     except (OSError, AttributeError, ValueError, SyntaxError, TypeError):
         raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
-    ground = Image.new("RGBA", picture.size, transparent)
+
+
+def fitted(
+    picture: Image.Image, shape: tuple[int, int, int], background: str = "white", resize: Resize = "crop"
+) -> Tensor:
+    """Return a picture as uint8 (C, H, W), scaled with Pillow's bicubic filter.
+
+    Args:
+        picture: in RGBA.
+        shape: (C, H, W); one channel is grey, three are colours.
+        background: colour behind transparent pixels, and of what ``pad`` adds.
+        resize: what becomes of another shape: ``crop`` keeps the middle, ``pad`` adds a border, ``stretch``
+            distorts.
+    """
+    channels, height, width = shape
+    ground = Image.new("RGBA", picture.size, background)
     opaque = Image.alpha_composite(ground, picture).convert("L" if channels == 1 else "RGB")
-    return to_float(pil_to_tensor(ImageOps.fit(opaque, (width, height)))[None])
+    if resize == "pad":
+        return pil_to_tensor(ImageOps.pad(opaque, (width, height), color=background))
+    if resize == "stretch":
+        return pil_to_tensor(opaque.resize((width, height), Image.Resampling.BICUBIC))
+    return pil_to_tensor(ImageOps.fit(opaque, (width, height)))
+
+
+def check_colour(name: str, colour: str) -> str:
+    """Return a colour's name, or #rrggbb; ConfigError if Pillow knows none such."""
+    try:
+        ImageColor.getrgb(colour)
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{name} is {colour!r}: give a colour, such as white or '#ffffff'") from None
+    return colour
 
 
 def to_8_bits(picture: Image.Image) -> Image.Image:

@@ -5,17 +5,27 @@ from typing import Protocol
 
 import lightning as L
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from lit_diffusion.common import rng
+from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_float
+from lit_diffusion.common.shapes import Size, height_width
+from lit_diffusion.data.image_set import ImageSet, check_data, is_images
 from lit_diffusion.data.order import BatchOrder
+
+MOST_OF_GPU = 0.25  # of a GPU's free memory that the images may take
 
 
 class Source(Protocol):
-    """A data set that can be fetched and loaded."""
+    """A data set that can be fetched and loaded.
+
+    One that is named in more than its class has a ``name``; one that can tell how many classes there are
+    has ``count_classes()``.
+    """
 
     def prepare(self) -> None:
         """Fetch what is missing; Lightning calls it once per machine."""
@@ -23,19 +33,22 @@ class Source(Protocol):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Load images (N, C, H, W) uint8, from 0 to 255, and labels (N,) int64, from 0 on.
 
-        NumPy's arrays will do.
+        NumPy's arrays will do. Instead of labels there may be images (N, C', H, W) uint8, which are the
+        conditions of the others.
         """
 
 
 class ImageDataModule(L.LightningDataModule):
     """Serves (x, y): images float in [-1, 1], (B, C, H, W), and labels int64, (B,).
 
-    The images stay uint8 in memory, a GPU's own if it is one that trains, so that no step waits for a
-    copy; one indexing operation gathers a batch, and it becomes float only on the device.
+    The images stay uint8 where the source has them, in memory or mapped into it from the disk; if a GPU
+    trains and has room, they are in its memory, so that no step waits for a copy. One indexing operation
+    gathers a batch, and it becomes float only on the device.
 
     Args:
         source: where the images come from.
-        channels, image_size, num_classes: what the source must hold.
+        channels, image_size: what the source must hold: 1 or 3, and one number or [height, width].
+        num_classes: labels that the source must hold, from 0 on; 0 for images without labels.
         batch_size: training images per process and step.
         eval_batch_size: validation and test images per process and step.
         val_size: images of the training set kept for validation, chosen by the seed.
@@ -51,7 +64,7 @@ class ImageDataModule(L.LightningDataModule):
         self,
         source: Source,
         channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int,
         batch_size: int = 128,
         eval_batch_size: int = 500,
@@ -73,7 +86,7 @@ class ImageDataModule(L.LightningDataModule):
                     "load(train)"
                 )
         self.source = source
-        self.image_shape = (channels, image_size, image_size)
+        self.image_shape = (channels, *height_width(image_size))
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -81,8 +94,8 @@ class ImageDataModule(L.LightningDataModule):
         self.train_size = train_size
         self.shuffle = shuffle
         self.seed = seed
-        self.train_set: TensorDataset
-        self.val_set: TensorDataset
+        self.train_set: ImageSet
+        self.val_set: ImageSet
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -90,7 +103,9 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "train_set"):
             return
-        images, labels = (part.to(self._device) for part in self.load(train=True))
+        images, labels = self.load(train=True)
+        device = self._device(images)
+        images, labels = images.to(device), labels.to(device)
         if not 0 < self.val_size < len(images):
             raise ConfigError(
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
@@ -104,8 +119,8 @@ class ImageDataModule(L.LightningDataModule):
             )
         order = torch.randperm(len(images), generator=rng.generator(self.seed, "split"))
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
-        self.train_set = TensorDataset(images[train], labels[train])
-        self.val_set = TensorDataset(images[val], labels[val])
+        self.train_set = ImageSet(images, labels, train.to(device))
+        self.val_set = ImageSet(images, labels, val.to(device))
 
     def train_dataloader(self) -> DataLoader:
         order = self._order(
@@ -126,7 +141,8 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(self.val_set, sampler=order, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
-        test_set = TensorDataset(*self.load(train=False))
+        images, labels = self.load(train=False)
+        test_set = ImageSet(images, labels, torch.arange(len(images)))
         order = self._order(test_set, self.eval_batch_size)
         return DataLoader(test_set, sampler=order, batch_size=None)
 
@@ -134,7 +150,7 @@ class ImageDataModule(L.LightningDataModule):
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        return to_float(images), labels
+        return to_float(images), to_float(labels) if is_images(labels) else labels
 
     def _check_limit(self, name: str, batches: int) -> None:
         """Raise ConfigError if the trainer's limit is a share of the batches in which there is none."""
@@ -160,7 +176,7 @@ class ImageDataModule(L.LightningDataModule):
             )
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return all images (N, C, H, W) uint8 and labels (N,) int64 of a split, the source's own.
+        """Return all images (N, C, H, W) uint8 and labels (N,) int64, or conditions, of a split.
 
         Raises:
             ConfigError: they aren't what ``Source`` says, or of other sizes than this module's.
@@ -173,7 +189,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         images, labels = map(torch.as_tensor, loaded)
         self.check(images, labels)
-        return images, labels.long()
+        return images, labels if is_images(labels) else labels.long()
 
     def check(self, images: Tensor, labels: Tensor) -> None:
         """Raise ConfigError unless images and labels are what ``Source`` says, and of this module's sizes."""
@@ -183,7 +199,14 @@ class ImageDataModule(L.LightningDataModule):
                 f"the data has images of shape {tuple(images.shape[1:])}, but data.channels and "
                 f"data.image_size say {self.image_shape}: set them to the images' own; nothing is resized"
             )
-        if labels.max() >= self.num_classes:
+        if is_images(labels):
+            return
+        if self.num_classes == 0 and labels.any():
+            raise ConfigError(
+                f"the data has labels up to {labels.max()}, but data.num_classes is 0: choose "
+                f"{labels.max() + 1}"
+            )
+        if labels.max() >= max(self.num_classes, 1):
             raise ConfigError(
                 f"the data has labels up to {labels.max()}, but data.num_classes is {self.num_classes}, and "
                 f"labels end at {self.num_classes - 1}: count labels from 0, or choose more classes"
@@ -191,7 +214,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def _order(
         self,
-        dataset: TensorDataset,
+        dataset: ImageSet,
         batch_size: int,
         shuffle: bool = False,
         drop_last: bool = False,
@@ -206,15 +229,16 @@ class ImageDataModule(L.LightningDataModule):
             self.seed,
             rank,
             world_size,
-            dataset.tensors[0].device,
+            dataset.indices.device,
             position,
         )
 
-    @property
-    def _device(self) -> torch.device:
-        """The GPU that trains; else the CPU, from which Lightning copies a batch where it is wanted."""
+    def _device(self, images: Tensor) -> torch.device:
+        """Return the GPU that trains if it has room; else the CPU, from which Lightning copies a batch."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return device if device.type == "cuda" else torch.device("cpu")
+        if device.type != "cuda" or images.nbytes > MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]:
+            return torch.device("cpu")
+        return device
 
     def _position(self) -> tuple[int, int]:
         """Return (epoch, batches of it done), as Lightning counts them and checkpoints keep them."""
@@ -226,21 +250,23 @@ class ImageDataModule(L.LightningDataModule):
         return epochs.processed, batches.completed if within else 0
 
 
-def check_data(source: str, images: Tensor, labels: Tensor) -> None:
-    """Raise ConfigError unless a source's images and labels are of the kinds that ``Source`` says."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+def with_classes(cfg: DictConfig) -> DictConfig:
+    """Return a config whose ``data.num_classes`` is a number: counted by the source where it is null.
+
+    Raises:
+        ConfigError: the source can't count them.
+    """
+    if cfg.data.get("num_classes", 0) is not None:
+        return cfg
+    source = build(cfg.data.source, "data.source")
+    if not hasattr(source, "count_classes"):
         raise ConfigError(
-            f"{source} has images of {str(images.dtype).removeprefix('torch.')} and shape "
-            f"{tuple(images.shape)}: load uint8 from 0 to 255, (N, C, H, W)"
+            f"data.num_classes is null, but {type(source).__name__} can't count its classes: give "
+            "their number"
         )
-    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if labels.shape != images.shape[:1] or not integers:
-        raise ConfigError(
-            f"{source} has labels of {str(labels.dtype).removeprefix('torch.')} and shape "
-            f"{tuple(labels.shape)} for {len(images)} images: load whole numbers, (N,)"
-        )
-    if labels.min() < 0:
-        raise ConfigError(f"{source} has a label {labels.min()}: load labels from 0 on")
+    cfg = cfg.copy()
+    cfg.data.num_classes = source.count_classes()
+    return cfg
 
 
 def validation_images(data: ImageDataModule, n: int) -> Tensor:
@@ -251,7 +277,6 @@ def validation_images(data: ImageDataModule, n: int) -> Tensor:
     """
     data.prepare_data()
     data.setup("fit")
-    images = data.val_set.tensors[0]
-    if not 1 <= n <= len(images):
-        raise ConfigError(f"{n} validation images are asked for, but there are {len(images)}")
-    return to_float(images[:n])
+    if not 1 <= n <= len(data.val_set):
+        raise ConfigError(f"{n} validation images are asked for, but there are {len(data.val_set)}")
+    return to_float(data.val_set[:n][0])

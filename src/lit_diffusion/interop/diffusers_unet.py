@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
+from lit_diffusion.common.shapes import Size
 from lit_diffusion.common.stored import build_stored, check_plain
 
 
@@ -24,13 +25,13 @@ class LitUNet(ModelMixin, ConfigMixin):
     Args:
         network_config: of the network, its class under ``_target_``.
         in_channels: image channels.
-        sample_size: height and width of an image.
+        sample_size: side of an image, or [height, width].
     """
 
     trust: ClassVar[tuple[str, ...]] = ()
 
     @register_to_config
-    def __init__(self, network_config: dict[str, Any], in_channels: int, sample_size: int):
+    def __init__(self, network_config: dict[str, Any], in_channels: int, sample_size: Size):
         super().__init__()
         check_plain(network_config, "the folder")
         self.network = build_stored({"model": network_config}, "model", self.trust)

@@ -1,18 +1,22 @@
 """The attention U-Net of the first tutorial: MacFarquhar 2024, "The Art of Spread"."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_whole_number
+from lit_diffusion.common.shapes import Size
 from lit_diffusion.models.blocks import (
+    AugmentEmbedding,
     LabelEmbedding,
     SelfAttention,
+    attention_levels,
     check_image_size,
     group_norm,
     sinusoidal,
+    with_condition,
 )
 
 
@@ -24,7 +28,7 @@ class AttnUNet(nn.Module):
 
     Args:
         channels: image channels.
-        image_size: height and width of an image, a multiple of 2 for each down-sampling.
+        image_size: side of an image, or [height, width], a multiple of 2 for each down-sampling.
         down_channels: width of the first convolution, then of each down block.
         mid_channels: width into the first middle block, then out of each.
         up_channels: width into the first up block, then out of each; all but the last mirror
@@ -34,6 +38,8 @@ class AttnUNet(nn.Module):
         heads: attention heads of every block.
         groups: groups of every group norm.
         num_classes: labels the network knows; 0 for none.
+        attention_at: heights of the feature maps with attention; None: all.
+        condition_channels, augment_width: as in ``SmallUNet``.
 
     Raises:
         ConfigError: widths, heads, groups or image size that don't fit each other.
@@ -42,7 +48,7 @@ class AttnUNet(nn.Module):
     def __init__(
         self,
         channels: int = 1,
-        image_size: int = 28,
+        image_size: Size = 28,
         down_channels: Sequence[int] = (32, 64, 128, 256),
         mid_channels: Sequence[int] = (256, 256, 128),
         up_channels: Sequence[int] = (128, 64, 32, 16),
@@ -51,36 +57,52 @@ class AttnUNet(nn.Module):
         heads: int = 4,
         groups: int = 8,
         num_classes: int = 0,
+        attention_at: Sequence[int] | None = None,
+        condition_channels: int = 0,
+        augment_width: int = 0,
     ):
         super().__init__()
+        check_whole_number("model.heads", heads, least=1)
         check_widths(down_channels, mid_channels, up_channels, down_sample, time_width)
-        check_image_size(image_size, 2 ** sum(down_sample))
+        height, _ = check_image_size(image_size, 2 ** sum(down_sample))
+        heights = [height // 2**halvings for halvings in accumulate(down_sample, initial=0)]
+        attends = attention_levels(attention_at, heights, [True] * len(heights))
         self.num_classes = num_classes
+        self.condition_channels = condition_channels
+        self.augment_width = augment_width
         self.time_width = time_width
         self.time_mlp = nn.Sequential(
             nn.Linear(time_width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
         )
         self.label_embedding = LabelEmbedding(num_classes, time_width)
-        self.conv_in = nn.Conv2d(channels, down_channels[0], 3, padding=1)
+        self.augment_embedding = AugmentEmbedding(augment_width, time_width)
+        self.conv_in = nn.Conv2d(channels + condition_channels, down_channels[0], 3, padding=1)
 
-        block = {"time_width": time_width, "heads": heads, "groups": groups}
+        block = {"time_width": time_width, "groups": groups}
+        level_heads = [heads if attend else 0 for attend in attends]
+        levels = list(zip(down_sample, level_heads[:-1], strict=True))
         self.downs = nn.ModuleList(
-            DownBlock(c_in, c_out, halve, **block)
-            for (c_in, c_out), halve in zip(pairwise(down_channels), down_sample, strict=True)
+            DownBlock(c_in, c_out, halve, heads=n, **block)
+            for (c_in, c_out), (halve, n) in zip(pairwise(down_channels), levels, strict=True)
         )
-        self.mids = nn.ModuleList(MidBlock(c_in, c_out, **block) for c_in, c_out in pairwise(mid_channels))
+        self.mids = nn.ModuleList(
+            MidBlock(c_in, c_out, heads=level_heads[-1], **block) for c_in, c_out in pairwise(mid_channels)
+        )
         self.ups = nn.ModuleList(
-            UpBlock(c_in, c_out, double, **block)
-            for (c_in, c_out), double in zip(pairwise(up_channels), reversed(down_sample), strict=True)
+            UpBlock(c_in, c_out, double, heads=n, **block)
+            for (c_in, c_out), (double, n) in zip(pairwise(up_channels), reversed(levels), strict=True)
         )
         self.norm_out = group_norm(groups, up_channels[-1])
         self.conv_out = nn.Conv2d(up_channels[-1], channels, 3, padding=1)
 
-    def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
+    def forward(
+        self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """Return the output (B, C, H, W); the arguments are those of ``SmallUNet``."""
+        inputs, y = with_condition(x_t, y, self.condition_channels)
         emb = self.time_mlp(sinusoidal(time_input, self.time_width).to(x_t))
-        emb = emb + self.label_embedding(y, like=emb)
-        h = self.conv_in(x_t)
+        emb = emb + self.label_embedding(y, like=emb) + self.augment_embedding(augment, like=emb)
+        h = self.conv_in(inputs)
         skips = []
         for down in self.downs:
             skips.append(h)
@@ -90,6 +112,11 @@ class AttnUNet(nn.Module):
         for up in self.ups:
             h = up(h, skips.pop(), emb)
         return self.conv_out(nn.functional.silu(self.norm_out(h)))
+
+
+def attention_or_none(channels: int, heads: int, groups: int) -> nn.Module:
+    """Return self-attention, or the identity for no heads."""
+    return SelfAttention(channels, heads, groups) if heads else nn.Identity()
 
 
 class ResBlock(nn.Module):
@@ -112,10 +139,10 @@ class ResBlock(nn.Module):
 class DownBlock(nn.Module):
     """Residual block, attention, and a strided convolution if the block halves."""
 
-    def __init__(self, c_in: int, c_out: int, halve: bool, time_width: int, heads: int, groups: int):
+    def __init__(self, c_in: int, c_out: int, halve: bool, time_width: int, groups: int, heads: int):
         super().__init__()
         self.res = ResBlock(c_in, c_out, time_width, groups)
-        self.attention = SelfAttention(c_out, heads, groups)
+        self.attention = attention_or_none(c_out, heads, groups)
         self.resample = nn.Conv2d(c_out, c_out, 4, stride=2, padding=1) if halve else nn.Identity()
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
@@ -125,10 +152,10 @@ class DownBlock(nn.Module):
 class MidBlock(nn.Module):
     """Residual block, attention, residual block."""
 
-    def __init__(self, c_in: int, c_out: int, time_width: int, heads: int, groups: int):
+    def __init__(self, c_in: int, c_out: int, time_width: int, groups: int, heads: int):
         super().__init__()
         self.res1 = ResBlock(c_in, c_out, time_width, groups)
-        self.attention = SelfAttention(c_out, heads, groups)
+        self.attention = attention_or_none(c_out, heads, groups)
         self.res2 = ResBlock(c_out, c_out, time_width, groups)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
@@ -138,11 +165,11 @@ class MidBlock(nn.Module):
 class UpBlock(nn.Module):
     """Transposed convolution if the block doubles, then the skip, residual block and attention."""
 
-    def __init__(self, c_in: int, c_out: int, double: bool, time_width: int, heads: int, groups: int):
+    def __init__(self, c_in: int, c_out: int, double: bool, time_width: int, groups: int, heads: int):
         super().__init__()
         self.resample = nn.ConvTranspose2d(c_in, c_in, 4, stride=2, padding=1) if double else nn.Identity()
         self.res = ResBlock(2 * c_in, c_out, time_width, groups)
-        self.attention = SelfAttention(c_out, heads, groups)
+        self.attention = attention_or_none(c_out, heads, groups)
 
     def forward(self, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
         h = torch.cat([self.resample(h), skip], dim=1)

@@ -1,12 +1,14 @@
 """Blocks that the networks share: embeddings of time and label, and self-attention over pixels."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.shapes import Size, height_width
 
 
 def sinusoidal(time_input: Tensor, width: int, lowest: bool = False) -> Tensor:
@@ -58,6 +60,43 @@ def labels_or_null(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
     if num_classes == 0:
         raise ConfigError("labels were given to a network without any: set model.num_classes")
     return y
+
+
+def with_condition(x_t: Tensor, y: Tensor | None, channels: int) -> tuple[Tensor, Tensor | None]:
+    """Return what a network's first convolution is given, and the labels.
+
+    A condition that is an image becomes further channels of x_t (Saharia et al. 2021, SR3); no condition
+    is an image of zeros.
+
+    Args:
+        x_t: noisy images, (B, C, H, W).
+        y: images (B, channels, H, W) if there are such channels, else labels (B,); None for no condition.
+        channels: of the images that condition the network; 0 for a network that isn't.
+    """
+    if channels == 0:
+        return x_t, y
+    batch, _, *sides = x_t.shape
+    image = x_t.new_zeros(batch, channels, *sides) if y is None else y.to(x_t)
+    return torch.cat([x_t, image], dim=1), None
+
+
+class AugmentEmbedding(nn.Module):
+    """A linear map of how each image was augmented (Karras et al. 2022, appendix F.2), zero for not at all.
+
+    Args:
+        augment_width: numbers that say how; 0 for a network that isn't told.
+        width: features of the embedding.
+    """
+
+    def __init__(self, augment_width: int, width: int):
+        super().__init__()
+        self.linear = nn.Linear(augment_width, width, bias=False) if augment_width else None
+
+    def forward(self, augment: Tensor | None, like: Tensor) -> Tensor:
+        """Return embeddings (B, width) of numbers (B, augment_width), like the time's embedding."""
+        if self.linear is None or augment is None:
+            return torch.zeros_like(like)
+        return self.linear(augment.to(like))
 
 
 MOST_PLAIN_PIXELS = 256
@@ -119,10 +158,38 @@ def check_divides(name: str, divisor: int, channels: int) -> None:
         )
 
 
-def check_image_size(image_size: int, divisor: int) -> None:
-    """Raise ConfigError unless the image can be halved as often as the network does."""
-    if image_size < divisor or image_size % divisor:
+def check_image_size(image_size: Size, divisor: int) -> tuple[int, int]:
+    """Return (H, W) of the images; ConfigError unless they can be halved as often as the network does."""
+    sides = height_width(image_size)
+    if any(side % divisor for side in sides):
+        smaller = [max(side // divisor, 1) * divisor for side in sides]
+        larger = [math.ceil(side / divisor) * divisor for side in sides]
+        sizes = [size[0] if size[0] == size[1] else size for size in (smaller, larger)]
         raise ConfigError(
-            f"model.image_size is {image_size}, but this network needs a multiple of {divisor}: "
-            "choose another size or another network"
+            f"data.image_size is {image_size}, but this network needs multiples of {divisor}: choose "
+            f"{' or '.join(dict.fromkeys(map(str, sizes)))}, or another network"
         )
+    return sides
+
+
+def attention_levels(
+    attention_at: Sequence[int] | None, heights: Sequence[int], default: Sequence[bool]
+) -> Sequence[bool]:
+    """Return which levels of a network attend.
+
+    Args:
+        attention_at: heights of the feature maps that attend; None: as the default has it.
+        heights: of each level's feature maps.
+        default: which levels attend if none is named.
+
+    Raises:
+        ConfigError: there is no level of such a height.
+    """
+    if attention_at is None:
+        return default
+    if unknown := [height for height in attention_at if height not in heights]:
+        raise ConfigError(
+            f"model.attention_at is {list(attention_at)}, but no level is {unknown[0]} pixels high: choose "
+            f"from {', '.join(map(str, dict.fromkeys(heights)))}, or null"
+        )
+    return [height in attention_at for height in heights]

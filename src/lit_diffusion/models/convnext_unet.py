@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.models.blocks import LabelEmbedding, group_norm, sinusoidal
+from lit_diffusion.common.shapes import Size, height_width
+from lit_diffusion.models.blocks import (
+    AugmentEmbedding,
+    LabelEmbedding,
+    group_norm,
+    sinusoidal,
+    with_condition,
+)
 
 
 class ConvNeXtUNet(nn.Module):
@@ -22,10 +29,11 @@ class ConvNeXtUNet(nn.Module):
 
     Args:
         channels: image channels.
-        image_size: height and width of an image, at least one pixel at the lowest level.
+        image_size: side of an image, or [height, width], at least one pixel at the lowest level.
         width: channels of the first level, even.
         multipliers: channels of each level, in widths.
         num_classes: labels the network knows; 0 for none.
+        condition_channels, augment_width: as in ``SmallUNet``.
 
     Raises:
         ConfigError: widths or image size that can't work.
@@ -34,10 +42,12 @@ class ConvNeXtUNet(nn.Module):
     def __init__(
         self,
         channels: int = 1,
-        image_size: int = 28,
+        image_size: Size = 28,
         width: int = 32,
         multipliers: Sequence[int] = (1, 2, 4, 8),
         num_classes: int = 0,
+        condition_channels: int = 0,
+        augment_width: int = 0,
     ):
         super().__init__()
         if width < 4 or width % 2 or not multipliers or min(multipliers) < 1:
@@ -45,17 +55,20 @@ class ConvNeXtUNet(nn.Module):
                 f"model.width is {width} and model.multipliers {list(multipliers)}: the width must be even "
                 "and at least 4, and each level's multiplier at least 1"
             )
-        if image_size < 2 ** (len(multipliers) - 1):
+        if min(height_width(image_size)) < 2 ** (len(multipliers) - 1):
             raise ConfigError(
-                f"model.image_size is {image_size}, too small to be halved {len(multipliers) - 1} times: "
+                f"data.image_size is {image_size}, too small to be halved {len(multipliers) - 1} times: "
                 "choose fewer model.multipliers"
             )
         self.num_classes = num_classes
+        self.condition_channels = condition_channels
+        self.augment_width = augment_width
         self.width = width
         emb = 4 * width
         self.time_mlp = nn.Sequential(nn.Linear(width, emb), nn.GELU(), nn.Linear(emb, emb))
         self.label_embedding = LabelEmbedding(num_classes, emb)
-        self.conv_in = nn.Conv2d(channels, width, 7, padding=3)
+        self.augment_embedding = AugmentEmbedding(augment_width, emb)
+        self.conv_in = nn.Conv2d(channels + condition_channels, width, 7, padding=3)
 
         levels = list(pairwise([width, *(width * m for m in multipliers)]))
         lowest = len(levels) - 1
@@ -81,11 +94,14 @@ class ConvNeXtUNet(nn.Module):
         self.block_out = ConvNeXtBlock(2 * width, width, emb)
         self.conv_out = nn.Conv2d(width, channels, 1)
 
-    def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) noisy images, (B,) times, (B,) labels or None -> (B, C, H, W)."""
+    def forward(
+        self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """Return the output (B, C, H, W); the arguments are those of ``SmallUNet``."""
+        inputs, y = with_condition(x_t, y, self.condition_channels)
         emb = self.time_mlp(sinusoidal(time_input, self.width, lowest=True).to(x_t))
-        emb = emb + self.label_embedding(y, like=emb)
-        h = self.conv_in(x_t)
+        emb = emb + self.label_embedding(y, like=emb) + self.augment_embedding(augment, like=emb)
+        h = self.conv_in(inputs)
         skips = [h]
         for level in self.downs:
             h = level.block1(h, emb)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.shapes import Size, height_width
 from lit_diffusion.models.blocks import labels_or_null
 
 
@@ -19,7 +20,7 @@ class FCUNet(nn.Module):
 
     Args:
         channels: image channels.
-        image_size: height and width of an image: 28.
+        image_size: side of an image: 28.
         width: hidden channels, the tutorial's D.
         time: whether the network uses the time; a denoiser of one noise level need not.
         num_classes: labels the network knows; 0 for none.
@@ -31,15 +32,15 @@ class FCUNet(nn.Module):
     def __init__(
         self,
         channels: int = 1,
-        image_size: int = 28,
+        image_size: Size = 28,
         width: int = 64,
         time: bool = True,
         num_classes: int = 0,
     ):
         super().__init__()
-        if image_size != 28:
+        if height_width(image_size) != (28, 28):
             raise ConfigError(
-                f"model.image_size is {image_size}, but fc_unet takes 28x28 images alone, which its "
+                f"data.image_size is {image_size}, but fc_unet takes 28x28 images alone, which its "
                 "bottleneck of 7x7 pixels is made for: choose another network"
             )
         if width < 1 or num_classes < 0:

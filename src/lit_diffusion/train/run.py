@@ -24,7 +24,7 @@ from lit_diffusion.common.log import log, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
-from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.data.datamodule import ImageDataModule, with_classes
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -125,6 +125,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     Raises:
         ConfigError: a value that can't work.
     """
+    cfg = with_classes(cfg)
     check_values(cfg)
     check_hardware(cfg)
     if start:

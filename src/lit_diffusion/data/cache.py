@@ -1,0 +1,145 @@
+"""Images of any source, made uint8 once and kept on the disk, from where they are mapped into memory."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from rich.progress import track
+from torch import Tensor
+
+from lit_diffusion.common import rng
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.files import make_folder, write_json
+
+SPLITS = {True: "train", False: "test"}
+CONTENT = "content.json"  # of a cache: what it was made of
+
+
+class Split(NamedTuple):
+    """The images of a split, before they are kept.
+
+    Attributes:
+        train: whether it is the training split, or the test split.
+        n: how many there are, at most.
+        images: uint8 (C, H, W), each with its label.
+    """
+
+    train: bool
+    n: int
+    images: Iterable[tuple[Tensor, int]]
+
+
+class ImageCache:
+    """Keeps the two splits of a data set in a folder, and remakes them when what they were made of changes.
+
+    A folder holds for each split the pixels of all images, one after the other, and their labels. They
+    are mapped into memory, not read, so that a set may be larger than memory. Several processes may start
+    at once: one makes the cache, the others wait. A process that is killed leaves the old one.
+
+    Args:
+        root: the folder of all caches.
+        rules: what the images are made of, and how, as plain data; other rules are another cache.
+        shape: of an image, (C, H, W).
+    """
+
+    def __init__(self, root: str | Path, rules: Sequence[Any], shape: tuple[int, int, int]):
+        self.root = Path(root)
+        digest = hashlib.sha256(json.dumps([rules, shape]).encode()).hexdigest()
+        self.folder = self.root / digest[:16]
+        self.shape = shape
+
+    def prepare(self, content: str, splits: Callable[[], Iterable[Split]]) -> None:
+        """Make the cache unless it is there.
+
+        Args:
+            content: of the source, as a digest; a cache of another content is made anew.
+            splits: returns the training split, then the test split; called only if they are needed.
+
+        Raises:
+            ConfigError: the disk has too little room, or the folder can't be written to.
+        """
+        if self._is_made_of(content):
+            return
+        make_folder(self.root, "the folder of the data's cache")
+        with FileLock(f"{self.folder}.lock"):
+            if self._is_made_of(content):
+                return
+            unfinished = self.folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed; we hold the lock
+            unfinished.mkdir()
+            try:
+                for split in splits():
+                    self._write(unfinished / SPLITS[split.train], split)
+                write_json(unfinished / CONTENT, content)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                unfinished.rename(self.folder)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
+        path = self.folder / SPLITS[train]
+        labels = torch.from_numpy(np.load(path.with_suffix(".npy")))
+        shape = (len(labels), *self.shape)
+        # "c": a process may write to its view, as torch wants it, and the file stays as it is
+        return torch.from_numpy(np.memmap(path.with_suffix(".u8"), np.uint8, "c", shape=shape)), labels
+
+    def _is_made_of(self, content: str) -> bool:
+        """Return whether the cache is there, whole, and made of this content."""
+        try:
+            if json.loads((self.folder / CONTENT).read_text()) != content:
+                return False
+            return all(self._is_whole(self.folder / split) for split in SPLITS.values())
+        except (OSError, ValueError):
+            return False
+
+    def _is_whole(self, path: Path) -> bool:
+        n = len(np.load(path.with_suffix(".npy"), allow_pickle=False))
+        return path.with_suffix(".u8").stat().st_size == n * math.prod(self.shape) > 0
+
+    def _write(self, path: Path, split: Split) -> None:
+        """Write ``path``.u8, the pixels of a split's images, and ``path``.npy, their labels."""
+        size, free = split.n * math.prod(self.shape), shutil.disk_usage(path.parent).free
+        if size > free:
+            raise ConfigError(
+                f"the data's {split.n:,} images take {size:,} bytes as pixels, but {path.parent.parent} has "
+                f"{free:,} free: choose a smaller data.image_size, or make room"
+            )
+        labels = []
+        with path.with_suffix(".u8").open("wb") as file:
+            for image, label in track(split.images, f"{path.name} images", split.n, transient=True):
+                file.write(image.numpy().tobytes())
+                labels.append(label)
+        np.save(path.with_suffix(".npy"), np.array(labels, dtype=np.int64))
+
+
+def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Return which images are the test split, True, where a source has none: a share of each class.
+
+    Args:
+        labels: (N,).
+        share: of the images, inside (0, 1).
+        seed: of the choice.
+
+    Raises:
+        ConfigError: no image would be on one of the sides.
+    """
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=rng.generator(seed, "test"))
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        chosen[members[: round(share * len(members))]] = True
+    if chosen.all() or not chosen.any():
+        raise ConfigError(
+            f"data.source.test_share is {share}, which leaves no image of {len(labels)} on one side: choose "
+            "another share, or give more images"
+        )
+    return chosen

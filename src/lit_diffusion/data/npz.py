@@ -1,0 +1,124 @@
+"""Images and labels in a .npz file, as NumPy writes it."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_diffusion.common.errors import ConfigError, check_number, check_text, check_whole_number
+from lit_diffusion.data.cache import held_out
+
+UNREADABLE_ZIP = (  # raised for a damaged file of arrays
+    OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+class Npz:
+    """Images from what ``np.savez(FILE, images=..., labels=...)`` wrote, held in memory.
+
+    The file may also have ``test_images`` and ``test_labels``; if it hasn't, a share of each class is the
+    test split, chosen by the seed. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3.
+
+    Args:
+        path: of the file.
+        test_share: of the images, where the file has no test images.
+        seed: of that choice.
+    """
+
+    def __init__(self, path: str, test_share: float = 0.1, seed: int = 0):
+        check_text("data.source.path", path)
+        check_number("data.source.test_share", test_share, least=0.001, most=0.999)
+        check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
+        self.path = Path(path)
+        self.test_share = test_share
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        """The data set's name, beside its scores."""
+        return f"Npz {self.path.stem}"
+
+    def count_classes(self) -> int:
+        """Return how many labels there are, 0 for a file without."""
+        labels = read_arrays(self.path, "data.source.path").get("labels")
+        return 0 if labels is None else int(labels.max()) + 1
+
+    def prepare(self) -> None:
+        """Raise ConfigError unless the file is there and holds images."""
+        read_arrays(self.path, "data.source.path")
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8 and labels (N,) int64 of a split, labels 0 if there are none."""
+        arrays = read_arrays(self.path, "data.source.path")
+        if "test_images" in arrays:
+            return images_and_labels(arrays, "" if train else "test_")
+        images, labels = images_and_labels(arrays, "")
+        chosen = held_out(labels, self.test_share, self.seed) != train
+        return images[chosen], labels[chosen]
+
+
+def images_and_labels(arrays: dict[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
+    """Return the images and the labels, 0 where there are none, whose names begin like this."""
+    images = arrays[f"{prefix}images"]
+    return images, arrays.get(f"{prefix}labels", torch.zeros(len(images), dtype=torch.int64))
+
+
+def read_arrays(path: Path, key: str) -> dict[str, Tensor]:
+    """Return what a .npz file holds: images as uint8 (N, C, H, W), labels as int64 (N,), by name.
+
+    Args:
+        path: of the file.
+        key: the config key that names it, for errors.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    if path.is_dir() or path.suffix != ".npz":
+        kind = "a folder" if path.is_dir() else "no .npz file"
+        raise ConfigError(f"{key} is {path}, {kind}: give a .npz with images uint8 (N, C, H, W)")
+    if not path.is_file():
+        raise ConfigError(f"{key} is {path}, which doesn't exist: give a .npz with images uint8 (N, C, H, W)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in ("images", "labels", "test_images", "test_labels") if name in file]
+            if "images" not in names:
+                raise ValueError(f"it holds {', '.join(file)}, but no images")
+            arrays = {name: file[name] for name in names}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it holds something else than arrays")
+    except UNREADABLE_ZIP as error:
+        raise ConfigError(
+            f"{key} is {path}, which can't be read ({error}): give what "
+            "np.savez(FILE, images=..., labels=...) wrote"
+        ) from None
+    for prefix in ("", "test_"):
+        if f"{prefix}labels" in arrays:
+            check_labels(arrays[f"{prefix}labels"], arrays.get(f"{prefix}images"), f"{key} is {path}")
+    return {name: converted(name, array, f"{key} is {path}") for name, array in arrays.items()}
+
+
+def check_labels(labels: np.ndarray, images: Any, where: str) -> None:
+    """Raise ConfigError unless there is a whole number for each image."""
+    n = 0 if images is None else len(images)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ConfigError(
+            f"{where}, with {n} images and labels {labels.dtype} {labels.shape}: give a whole number for "
+            "each, or leave them out"
+        )
+
+
+def converted(name: str, array: np.ndarray, where: str) -> Tensor:
+    """Return an array of a file, images as (N, C, H, W)."""
+    if name.endswith("labels"):
+        return torch.from_numpy(array.astype(np.int64))
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise ConfigError(f"{where}, with {name} {array.dtype} {array.shape}: give images uint8 (N, C, H, W)")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    return torch.from_numpy(array)

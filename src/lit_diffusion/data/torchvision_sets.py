@@ -1,0 +1,123 @@
+"""Any classification data set of torchvision, by its name."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms.functional import to_pil_image
+
+from lit_diffusion.common.errors import ConfigError, check_text
+from lit_diffusion.common.images import Resize, check_colour, fitted
+from lit_diffusion.common.shapes import Size, height_width
+from lit_diffusion.data.cache import ImageCache, Split
+from lit_diffusion.data.folder import check_channels
+
+TRANSPOSED = {"EMNIST"}  # whose images torchvision hands on with rows and columns exchanged
+
+
+class TorchvisionImages:
+    """The training and the test split of a data set of torchvision, which fetches and checks the files.
+
+    Its images are scaled and cropped as ``Folder`` does it, and kept under ``root``/cache.
+
+    Args:
+        name: of its class in torchvision.datasets: CIFAR10, SVHN, ...
+        root: folder of the files.
+        image_size: side of an image, or [height, width].
+        channels: 3 for colours, 1 for grey.
+        options: more of the class's arguments, {split: balanced} of EMNIST for example.
+        resize, background: as in ``Folder``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        image_size: Size,
+        channels: int = 3,
+        options: Mapping[str, Any] | None = None,
+        resize: Resize = "crop",
+        background: str = "white",
+    ):
+        check_text("data.source.name", name)
+        check_text("data.source.root", root)
+        dataset = getattr(datasets, name, None)
+        if not inspect.isclass(dataset) or not issubclass(dataset, datasets.VisionDataset):
+            raise ConfigError(
+                f"data.source.name is {name}, which torchvision.datasets doesn't have: choose one, such as "
+                "CIFAR10 or SVHN"
+            )
+        self.name = name
+        self.dataset: Any = dataset
+        self.root = root
+        self.shape = (check_channels(channels), *height_width(image_size))
+        self.options = dict(options or {})
+        self.resize: Resize = resize
+        self.background = check_colour("data.source.background", background)
+        rules = [name, self.options, resize, background]
+        self.cache = ImageCache(Path(root, "cache"), rules, self.shape)
+
+    def prepare(self) -> None:
+        """Fetch the files and read the images, unless that was done.
+
+        Raises:
+            ConfigError: the files can't be had, or aren't images with whole numbers as labels.
+        """
+        self.cache.prepare(self.name, self._splits)
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
+        return self.cache.load(train)
+
+    def count_classes(self) -> int:
+        """Return how many classes there are; this fetches the data."""
+        self.prepare()
+        return int(self.load(train=True)[1].max()) + 1
+
+    def _splits(self) -> Iterator[Split]:
+        for train in (True, False):
+            dataset = self._dataset(train)
+            yield Split(train, len(dataset), self._images(dataset))
+
+    def _dataset(self, train: bool) -> Any:
+        """Return torchvision's data set of a split, fetched if it is missing."""
+        parameters = inspect.signature(self.dataset).parameters
+        options: dict[str, Any] = {**self.options}
+        if "train" in parameters or issubclass(self.dataset, datasets.MNIST):
+            options["train"] = train
+        elif "split" in parameters:
+            options["split"] = "train" if train else "test"
+        else:
+            raise ConfigError(
+                f"data.source.name is {self.name}, which has no training and test split: choose another, or "
+                "unpack it and use data=folder"
+            )
+        if "download" in parameters or "train" not in parameters:
+            options["download"] = True
+        try:
+            return self.dataset(self.root, **options)
+        except (RuntimeError, OSError, ValueError, TypeError, ImportError) as error:
+            raise ConfigError(
+                f"data.source.name is {self.name}, which can't be had ({' '.join(str(error).split())}): put "
+                f"its files into {Path(self.root).absolute()}, where torchvision looks for them"
+            ) from None
+
+    def _images(self, dataset: datasets.VisionDataset) -> Iterator[tuple[Tensor, int]]:
+        for image, label in dataset:
+            if not isinstance(label, (int, np.integer)):
+                raise ConfigError(
+                    f"data.source.name is {self.name}, whose labels are no whole numbers ({label!r}): choose "
+                    "a data set of one label for each image"
+                )
+            yield self._fitted(image), int(label)
+
+    def _fitted(self, image: Image.Image | Tensor | np.ndarray) -> Tensor:
+        picture = image if isinstance(image, Image.Image) else to_pil_image(image)
+        if self.name in TRANSPOSED:
+            picture = picture.transpose(Image.Transpose.TRANSPOSE)
+        return fitted(picture.convert("RGBA"), self.shape, self.background, self.resize)
