@@ -21,7 +21,7 @@ from lit_diffusion.schedules import Schedule
 
 PATH_GROUPS = ("model", "schedule", "prediction")  # what a checkpoint's weights mean
 UNREADABLE = (  # raised for a file that is none, or a damaged one
-    RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError,
+    RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError,
     pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
@@ -60,8 +60,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """Return what a .ckpt file holds: tensors, numbers, texts, lists and dicts, and nothing that runs.
 
     Raises:
-        RuntimeError: the file is damaged, or compressed, so that it might unpack to more than memory holds.
+        RuntimeError: the file is damaged, or compressed, so that it might unpack to more than memory holds; or
+            something stands before the archive, which torch would read in another format.
     """
+    with path.open("rb") as begins:
+        if begins.read(4) != b"PK\x03\x04":
+            raise RuntimeError(f"{path}: no archive")
     with zipfile.ZipFile(path) as file:
         compressed = any(record.compress_type != zipfile.ZIP_STORED for record in file.infolist())
         if compressed or file.testzip():

@@ -22,6 +22,7 @@ from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
+from lit_diffusion.conditions import ImageCondition
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -49,6 +50,7 @@ class Loaded:
         identity: tells one set of weights from another.
         config: what it was trained with; None for a pretrained one.
         upscaler: makes its images larger; None for none.
+        condition: makes the images that condition it; None where none do.
 
     Raises:
         ConfigError: the denoiser can't be guided like this, or the sampler can't work with it.
@@ -62,6 +64,7 @@ class Loaded:
     identity: str
     config: DictConfig | None = None
     upscaler: Upscaler | None = None
+    condition: ImageCondition | None = None
 
     def __post_init__(self) -> None:
         self.sampler.check(self.denoiser)
@@ -127,6 +130,7 @@ def load(cfg: DictConfig) -> Loaded:
         device,
         sha256_of(path),
         config,
+        condition=build_stored(config, "condition", cfg.trust) if config.get("condition") else None,
     )
 
 

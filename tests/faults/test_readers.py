@@ -217,3 +217,10 @@ def test_samples_that_are_no_arrays_or_encrypted(path):
     for data in (text.getvalue(), bytes(encrypted)):
         with pytest.raises(ConfigError, match="which can't be read"):
             read_samples(str(path("s.npz", data)))
+
+
+@pytest.mark.parametrize("before", [b"t", b"s", b"q", b"\x80\x02}."])
+def test_a_checkpoint_behind_other_bytes(path, before):
+    """Found by fuzzing: a zip archive may begin anywhere, but torch reads the first bytes as a pickle."""
+    with pytest.raises(ConfigError, match="damaged, or not a checkpoint"):
+        read_checkpoint(path("a.ckpt", before + checkpoint()))

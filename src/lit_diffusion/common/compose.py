@@ -53,14 +53,15 @@ def config_files(group: str) -> list[Path]:
     return sorted({path for folder in folders for path in Path(folder, group).glob("*.yaml")})
 
 
-def name_of_choice(group: str, target: str | None) -> str | None:
-    """Return the name of the file in a group that is about this class, None for none.
+def name_of_choice(group: str, node: Mapping[str, Any]) -> str | None:
+    """Return the name of the file in a group that is about a node's class, None for none.
 
-    Data are about their source's class.
+    Data are about their source's class, and about the data set that a source of many names.
     """
     for path in config_files(group):
         config = cast(DictConfig, OmegaConf.load(path))
-        if config.get("source", config).get(TARGET) == target:
+        config = config.get("source", config)
+        if all(config.get(key) == node.get(key) for key in (TARGET, "name")):
             return path.stem
     return None
 

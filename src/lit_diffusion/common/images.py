@@ -111,6 +111,19 @@ def grid(x: Tensor, columns: int) -> Image.Image:
     return to_pil_image(make_grid(to_uint8(x).cpu(), nrow=columns, padding=2, pad_value=64))
 
 
+def stacked_grid(kinds: Sequence[Tensor], columns: int) -> Image.Image:
+    """Return images of several kinds, (N, C, H, W) each, as one picture.
+
+    Below a row of the first kind are those of the second one that belong to them, and so on.
+    """
+    rows = []
+    for part in zip(*(kind.cpu().split(columns) for kind in kinds), strict=True):
+        missing = columns - len(part[0])
+        empty = torch.full((missing, *part[0].shape[1:]), -1.0)
+        rows += [torch.cat([images, empty]) for images in part]
+    return grid(torch.cat(rows), columns)
+
+
 def save_png(image: Image.Image, path: Path) -> Path:
     """Write the image, whole or not at all, making its folder if need be."""
     with atomic_write(path) as file:

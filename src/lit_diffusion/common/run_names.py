@@ -47,5 +47,5 @@ def training_name_and_tags(cfg: DictConfig) -> tuple[str, list[str]]:
 
 def choice_of(group: str, node: DictConfig) -> str:
     """Return the name of a group's choice, by its class; the class's own name, if no file has it."""
-    target = node.get("source", node).get(TARGET)
-    return name_of_choice(group, target) or str(target).rpartition(".")[2]
+    node = node.get("source", node)
+    return name_of_choice(group, node) or node.get("name") or str(node.get(TARGET)).rpartition(".")[2]

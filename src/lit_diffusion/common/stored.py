@@ -14,6 +14,8 @@ from lit_diffusion.common.compose import composed, config_files, name_of_choice
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
+PLACES = {"root", "path", "cache"}  # arguments of a source that say where on this machine its files are
+
 
 def check_plain(config: Any, name: str) -> None:
     """Raise ConfigError for a stored config with an interpolation, which looks up things of this machine."""
@@ -68,7 +70,7 @@ def build_data(config: Mapping[str, Any], root: str | None = None, trust: Sequen
 def stored_source(
     config: Mapping[str, Any], root: str | None = None, trust: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the config of the images that a checkpoint was trained on: their class, and where they are here.
+    """Return the config of the images that a checkpoint was trained on, and where they are here.
 
     Args:
         config: the stored config.
@@ -76,15 +78,25 @@ def stored_source(
         trust: as in ``build_stored``.
 
     Raises:
-        ConfigError: a class that isn't trusted.
+        ConfigError: a class that isn't trusted, or images that are somewhere else on each machine.
     """
     source = plain(config["data"].get("source"))
     check_names(source, "data.source", trust)
-    if name := name_of_choice("data", source[TARGET]):
-        source = plain(composed("evaluate", [f"data={name}"]).data.source)
-    elif "root" in source:
-        source = {**source, "root": "data"}
-    return {**source, "root": root} if root and "root" in source else source
+    choice = name_of_choice("data", source)
+    if choice is None and (name := source.get("name")) and name not in trust:
+        raise ConfigError(
+            f"the checkpoint's data.source.name is {name}, which conf/data/ doesn't name and which would be "
+            f"fetched: if you trust whoever made the file, give trust=[{name}]"
+        )
+    here = plain(composed("evaluate", [f"data={choice}"]).data.source) if choice else {"root": "data"}
+    for place in PLACES & {*source}:
+        source[place] = root if root and place != "cache" else here.get(place, "???")
+        if source[place] == "???":
+            raise ConfigError(
+                f"the model was trained on {source[TARGET].rpartition('.')[2]}, whose images may be "
+                "anywhere: give data_root, their place on this machine"
+            )
+    return source
 
 
 def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.shapes import Size, height_width
-from lit_diffusion.data.image_set import ImageSet, check_data, is_images
+from lit_diffusion.data.image_set import ImageSet, check_data, converted, is_images
 from lit_diffusion.data.order import BatchOrder
 
 MOST_OF_GPU = 0.25  # of a GPU's free memory that the images may take
@@ -149,8 +149,7 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        return to_float(images), to_float(labels) if is_images(labels) else labels
+        return converted(*batch)
 
     def _check_limit(self, name: str, batches: int) -> None:
         """Raise ConfigError if the trainer's limit is a share of the batches in which there is none."""

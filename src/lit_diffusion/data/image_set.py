@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.images import to_float
 
 
 class ImageSet(Dataset):
@@ -34,9 +35,19 @@ class ImageSet(Dataset):
         return self[:][0]
 
 
+def source_name(source: object) -> str:
+    """Return a data set's name, beside its scores: its own, or that of its class."""
+    return getattr(source, "name", type(source).__name__)
+
+
 def is_images(labels: Tensor) -> bool:
     """Return whether what comes with the images are images too, the conditions of a network."""
     return labels.dtype == torch.uint8 and labels.ndim == 4
+
+
+def converted(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images, and the images of pairs, in [-1, 1]; labels as they are."""
+    return to_float(images), to_float(labels) if is_images(labels) else labels
 
 
 def check_data(source: str, images: Tensor, labels: Tensor) -> None:

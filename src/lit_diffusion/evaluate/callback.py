@@ -11,6 +11,7 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_uint8
 from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.evaluate.evaluator import build_evaluator
 from lit_diffusion.guidance import Guidance
@@ -31,7 +32,8 @@ class Evaluation(AfterEpochs):
     Args:
         sampler: how to sample.
         guidance: scale, interval and rescale, as in ``Guidance``.
-        n: samples; labels, if the model knows any, have the shares of the training split's.
+        n: samples; labels, if the model knows any, have the shares of the training split's, and images
+            that condition it are of test images.
         epochs: as in ``AfterEpochs``.
         features, second: as ``build_evaluator`` takes them.
         k: as in ``Evaluator``.
@@ -72,18 +74,23 @@ class Evaluation(AfterEpochs):
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         denoiser = self.guidance.applied(pl_module.denoiser)
-        y = self.evaluator.labels(self.n) if denoiser.num_classes else None
+        y, truth = (self.evaluator.labels(self.n) if denoiser.num_classes else None), None
+        if pl_module.condition is not None:
+            truth, others = self.evaluator.some_test_images(self.n)
+            y = pl_module.condition(*converted(truth, others))
         shape, device = trainer.datamodule.image_shape, pl_module.device
         batches = []
         for indices in torch.arange(self.n).split(BATCH_SIZE):
-            labels = None if y is None else y[indices]
-            x = generate(self.sampler, denoiser, indices.tolist(), shape, self.seed, labels, device)
+            given = None if y is None else y[indices]
+            x = generate(self.sampler, denoiser, indices.tolist(), shape, self.seed, given, device)
             batches.append(to_uint8(x).cpu())
-        labels = None if self.guidance.unconditional else y
+        labels = None if self.guidance.unconditional or truth is not None else y
         scores = self.evaluator.scores(torch.cat(batches), labels)
         floor = self.evaluator.floor(self.n, labelled=labels is not None)
         texts = (f"{name} {score:.4g} ({floor[name]:.4g})" for name, score in scores.items())
         log.info(f"scores (floor): {', '.join(texts)}")
+        if truth is not None:
+            scores |= self.evaluator.fidelity(torch.cat(batches), truth)
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         metrics = {
             **scores,

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.data.datamodule import Source
+from lit_diffusion.data.image_set import is_images, source_name
 from lit_diffusion.evaluate.distances import fid, kid, manifolds, nearest, share
 from lit_diffusion.evaluate.label_shares import images_in_shares, labels_in_shares
 from lit_diffusion.evaluate.result import EvaluatorSettings, Reference, Scores
@@ -63,7 +64,8 @@ class Evaluator:
 
     @property
     def num_classes(self) -> int:
-        return int(self.train[1].max()) + 1
+        """Labels that the real images have; 0 for images of pairs."""
+        return 0 if is_images(self.train[1]) else int(self.train[1].max()) + 1
 
     @property
     def networks(self) -> dict[str, FeatureNetwork]:
@@ -130,6 +132,24 @@ class Evaluator:
         if (n, labelled) not in self._floors:
             self._floors[n, labelled] = self._floor(n, labelled)
         return self._floors[n, labelled]
+
+    def fidelity(self, images: Tensor, truth: Tensor) -> Scores:
+        """Return how near images are to those that were wanted, uint8 (N, C, H, W) both.
+
+        That is the mean of the peak signal-to-noise ratios in dB, and of the distances between features.
+        """
+        errors = (images.float() - truth.float()).square().flatten(1).mean(1)
+        distances = self.features(images, self.device) - self.features(truth, self.device)
+        return {
+            "psnr": float((20 * math.log10(255) - 10 * errors.clamp(min=1e-4).log10()).mean()),
+            "feature_distance": float(distances.norm(dim=1).mean()),
+        }
+
+    def input_scores(self, inputs: Tensor, truth: Tensor, labels: Tensor | None) -> Scores:
+        """Return the scores of the images that condition a model, as if it had made them."""
+        if inputs.shape != truth.shape:
+            return {}
+        return {**self.scores(inputs, labels), **self.fidelity(inputs, truth)}
 
     def in_shares(self, n: int, draw: int) -> Tensor:
         """Return indices of test images whose classes have the training split's shares, n or fewer.
@@ -252,11 +272,14 @@ def build_evaluator(
         ConfigError: the data have no feature network of their own, and none is named; or one for other
             channels.
     """
-    name = type(source).__name__
+    name = source_name(source)
     own = MEASURED_BY.get(name)
     features = features or own
     if features is None:
-        raise ConfigError(f"features is missing, and {name} has none of its own: choose features=NAME")
+        raise ConfigError(
+            f"features is missing, and {name} has none of its own: choose features=inception, or train one "
+            "with lit-diffusion features"
+        )
     if second is True and own is None:
         raise ConfigError(
             f"second is true, but {name} has no network of its own: choose second=NAME, or false"

@@ -19,6 +19,8 @@ SCORES = {  # score -> what it is called, and which way is better
     "cas": ("classification accuracy score", "high"),
     "nearest": ("distance to the nearest training image", "like the floor's"),
     "copies": ("nearer to one than 99 % of new images", "like the floor's"),
+    "psnr": ("PSNR to the image wanted, dB", "high"),
+    "feature_distance": ("distance of features to the image wanted", "low"),
     "bits_per_dim": ("bits per dimension", "low"),
 }
 
@@ -29,10 +31,13 @@ def scores_table(result: Result) -> Table:
     table.add_column("score")
     table.add_column("samples", justify="right")
     table.add_column(f"floor: {result.floor_n:,} real test images", justify="right")
+    if result.inputs:
+        table.add_column("the inputs", justify="right")
     table.add_column("better")
     for key, (name, better) in SCORES.items():
         if key in result.scores:
-            table.add_row(name, number(result.scores, key), number(result.floor, key), better)
+            inputs = [number(result.inputs, key)] if result.inputs else []
+            table.add_row(name, number(result.scores, key), number(result.floor, key), *inputs, better)
     return table
 
 

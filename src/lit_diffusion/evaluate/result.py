@@ -131,6 +131,7 @@ class Result:
         second: another one, for a second opinion; None for none.
         cost: of sampling; None for a file of samples.
         bits: beside bits per dimension; None where there are none.
+        inputs: scores of the images that condition the model, if any do.
     """
 
     n: int
@@ -146,6 +147,7 @@ class Result:
     second: NetworkInfo | None = None
     cost: Cost | None = None
     bits: Bits | None = None
+    inputs: Scores | None = None
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -1,9 +1,9 @@
 """Evaluation: a checkpoint in, scores with their floor out."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from lit_diffusion.common.build import build
@@ -11,11 +11,14 @@ from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_switch, check_text, check_whole_number
 from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.images import to_uint8
 from lit_diffusion.common.log import log, log_table
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.run_names import named
 from lit_diffusion.common.stored import stored_source
 from lit_diffusion.data.datamodule import with_classes
+from lit_diffusion.data.image_set import converted
+from lit_diffusion.evaluate.conditions import check_own_data, evaluated_by
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
 from lit_diffusion.evaluate.images import read_samples
@@ -23,7 +26,6 @@ from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
 from lit_diffusion.evaluate.report import scores_table
 from lit_diffusion.evaluate.result import RESULT, Bits, Result
 from lit_diffusion.loading import Loaded, load
-from lit_diffusion.sample.conditions import conditions, labels_of_images
 from lit_diffusion.sample.partial import partial_samples
 from lit_diffusion.sample.run import (
     PARTIAL,
@@ -96,26 +98,29 @@ def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
     loaded = load(cfg)
     evaluator = evaluator_of(cfg, loaded.config, evaluators)
     evaluator.check_images(cfg.n, loaded.shape)
-    y = evaluated_conditions(cfg, loaded, evaluator)
+    given, labels = evaluated_by(cfg, loaded, evaluator)
     if cfg.bits_n:
         check_bits(cfg, loaded, evaluator)
     make_folder(cfg.out)
     check_room(cfg, loaded)
     settings = {**sampling_settings(cfg, loaded), "data": evaluator.name}
     with partial_samples(Path(cfg.out) / PARTIAL, settings) as samples:
-        sample_missing(cfg, loaded, y, samples)
+        sample_missing(cfg, loaded, given.y, samples)
         batch = range(min(cfg.batch_size, cfg.n))
         cost = measure_cost(
-            loaded.unguided, loaded.device, len(batch), lambda: loaded.sample(batch, cfg.seed, y)
+            loaded.unguided, loaded.device, len(batch), lambda: loaded.sample(batch, cfg.seed, given.y)
         )
-        labels = None if loaded.guidance.unconditional else labels_of_images(cfg, y)
+        labels = None if loaded.guidance.unconditional else labels
         sampling = {**samples.settings, **({} if loaded.denoiser.num_classes else {"y": None})}
         parts: dict[str, Any] = {"made_by": model_name(cfg), "sampling": sampling, "cost": cost}
-        bits = {}
+        images, more = samples.images()[: cfg.n], {}
         if cfg.bits_n:
-            bits["bits_per_dim"], parts["bits"] = mean_bits(cfg, loaded, evaluator)
-        result = scored(evaluator, samples.images()[: cfg.n], labels, bits, **parts)
-        write_samples(cfg, samples, y)
+            more["bits_per_dim"], parts["bits"] = mean_bits(cfg, loaded, evaluator)
+        if given.y is not None and given.truth is not None:
+            more |= evaluator.fidelity(images, to_uint8(given.truth))
+            parts["inputs"] = evaluator.input_scores(to_uint8(given.y), to_uint8(given.truth), labels)
+        result = scored(evaluator, images, labels, more, **parts)
+        write_samples(cfg, samples, given)
         record(cfg, result)
         samples.remove()
     return result
@@ -187,37 +192,12 @@ def check_evaluation(cfg: DictConfig) -> None:
         raise ConfigError(f"second is {cfg.second}, which features is too: choose another, or second=false")
 
 
-def evaluated_conditions(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> Tensor | None:
-    """Return what ``conditions`` does, and for y=data labels in the shares of the real images'."""
-    labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
-    if labelled and cfg.y is not None:
-        check_own_data(loaded, evaluator, "y=null")
-    if labelled and cfg.y == "data":
-        return evaluator.labels(cfg.n)
-    return conditions(with_all_labels(cfg), loaded.denoiser)
-
-
-def with_all_labels(cfg: DictConfig) -> DictConfig:
-    """Return the config with y=all for y=data, which only the real images give a meaning."""
-    return cast(DictConfig, OmegaConf.merge(cfg, {"y": "all"})) if cfg.y == "data" else cfg
-
-
-def check_own_data(loaded: Loaded, evaluator: Evaluator, alternative: str) -> None:
-    """Raise ConfigError if the real images aren't of the data that the model's labels are of."""
-    own = "" if loaded.config is None else loaded.config.data.source._target_.rpartition(".")[2]
-    if evaluator.name != own:
-        raise ConfigError(
-            f"the data are {evaluator.name}, but the model was trained on {own}, whose labels are others: "
-            f"choose its own data, or {alternative}"
-        )
-
-
 def check_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> None:
     """Raise ConfigError if the model has no likelihood that we can compute, or there are too few images."""
     check_whole_number("bits_n", cfg.bits_n, least=2, most=len(evaluator.test[0]))
     if loaded.denoiser.num_classes:
-        check_own_data(loaded, evaluator, "bits_n=0")
-    elif loaded.denoiser.conditional:
+        check_own_data(cfg, loaded, "bits_n=0")
+    elif loaded.denoiser.conditional and loaded.condition is None:
         raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
     flow_times(loaded.denoiser, cfg.bits_steps)
 
@@ -226,9 +206,12 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
     """Return the mean bits per dimension of some test images, and what they were estimated from."""
     images, labels = evaluator.some_test_images(cfg.bits_n)
     y = labels if loaded.denoiser.num_classes else None
+    if loaded.condition is not None:
+        y = loaded.condition(*converted(images, labels))
     bits = bits_per_dim(loaded.unguided, images, y, evaluator.seed, cfg.bits_steps, loaded.device)
     standard_error = float(bits.std() / len(bits) ** 0.5)
-    return float(bits.mean()), Bits(len(images), standard_error, cfg.bits_steps, "test", y is not None)
+    labelled = loaded.denoiser.num_classes > 0
+    return float(bits.mean()), Bits(len(images), standard_error, cfg.bits_steps, "test", labelled)
 
 
 def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
@@ -237,7 +220,7 @@ def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: Evalua
         cfg = with_classes(cfg)
         source = plain(cfg.data.source)
     elif trained:
-        source = stored_source(trained, trust=cfg.trust)
+        source = stored_source(trained, cfg.data_root, cfg.trust)
     else:
         raise ConfigError("data is missing: choose the real images to compare with, for example data=mnist")
     options = {key: cfg[key] for key in ("features", "second", "k", "cas_images", "memorisation")}

@@ -21,6 +21,7 @@ from lit_diffusion.common.files import make_folder, sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
 from lit_diffusion.data.datamodule import with_classes
+from lit_diffusion.data.image_set import source_name
 from lit_diffusion.features.classifier import Classifier, accuracy, fit
 
 
@@ -59,7 +60,7 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     weights = {name: in_dtype(w.cpu(), DTYPES["float16"]) for name, w in classifier.state_dict().items()}
     classifier.load_state_dict(weights)
     share = accuracy(classifier, *data.load(train=False))
-    recipe = {"data": type(data.source).__name__, "seed": cfg.seed, "fit": plain(cfg.fit)}
+    recipe = {"data": source_name(data.source), "seed": cfg.seed, "fit": plain(cfg.fit)}
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, sha256_of(path)
 

@@ -1,11 +1,18 @@
-"""The conditions of samples: labels, or prompts."""
+"""The conditions of samples: labels, prompts, or images."""
+
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError, check_text
+from lit_diffusion.common.images import load_picture
+from lit_diffusion.common.stored import build_data
+from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import Denoiser
+from lit_diffusion.loading import Loaded
 
 
 def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
@@ -34,6 +41,47 @@ def conditions(cfg: DictConfig, denoiser: Denoiser) -> Tensor | None:
         check_text("prompt", prompt)
     encoded = [denoiser.encode(prompt) for prompt in prompts]
     return torch.cat([y for y in encoded if y is not None])
+
+
+class Conditions(NamedTuple):
+    """What images are sampled by.
+
+    Attributes:
+        y: conditions, (K, ...), which images have in turn; None for none.
+        truth: the images that conditions which are images were made of, (K, C, H, W), if they are known.
+    """
+
+    y: Tensor | None
+    truth: Tensor | None = None
+
+
+def sampled_by(cfg: DictConfig, loaded: Loaded) -> Conditions:
+    """Return what ``conditions`` does, or for a model that images condition, these.
+
+    They are the pictures in ``cfg.input``, or validation images.
+
+    Raises:
+        ConfigError: conditions that the model doesn't know.
+    """
+    if loaded.condition is None:
+        if cfg.input is not None:
+            raise ConfigError(f"input is {cfg.input}, but no image conditions this model: leave it out")
+        return Conditions(conditions(cfg, loaded.denoiser))
+    if cfg.y not in ("all", "data", None) or cfg.prompt is not None:
+        raise ConfigError(
+            f"y is {cfg.y} and prompt {cfg.prompt}, but images condition this model: leave both out, and "
+            "give input=PATH"
+        )
+    if cfg.input is not None:
+        paths = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
+        shape = loaded.condition.input_shape(loaded.shape)
+        given = torch.cat([load_picture(path, shape) for path in paths])
+        return Conditions(loaded.condition.from_input(given, loaded.shape))
+    data = build_data(plain(loaded.config), cfg.data_root, cfg.trust)
+    data.prepare_data()
+    data.setup("fit")
+    x, other = converted(*data.val_set[: cfg.n])
+    return Conditions(loaded.condition(x, other), x)
 
 
 def labels_in_turn(y: str | int | ListConfig | None, num_classes: int) -> Tensor | None:

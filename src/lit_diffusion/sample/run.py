@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
@@ -18,11 +20,11 @@ from lit_diffusion.common.errors import (
     check_whole_number,
 )
 from lit_diffusion.common.files import atomic_write, make_folder
-from lit_diffusion.common.images import grid, save_gif, save_png, to_float, to_uint8
+from lit_diffusion.common.images import grid, save_gif, save_png, stacked_grid, to_float, to_uint8
 from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import choose_precision
 from lit_diffusion.loading import Loaded, choose_guidance, load
-from lit_diffusion.sample.conditions import conditions, labels_of_images
+from lit_diffusion.sample.conditions import Conditions, labels_of_images, sampled_by
 from lit_diffusion.sample.partial import PartialSamples, partial_samples
 from lit_diffusion.samplers.base import AfterStep, Visit
 from lit_diffusion.samplers.hooks import Trajectory
@@ -53,13 +55,13 @@ def sample(cfg: DictConfig) -> list[Path]:
     check_sampling(cfg)
     check_out(cfg)
     loaded = load(cfg)
-    y = conditions(cfg, loaded.denoiser)
+    given = sampled_by(cfg, loaded)
     out = make_folder(cfg.out)
     check_room(cfg, loaded)
     check_arrays(cfg)
     with partial_samples(out / PARTIAL, sampling_settings(cfg, loaded)) as samples:
-        sample_missing(cfg, loaded, y, samples)
-        paths = write_samples(cfg, samples, y)
+        sample_missing(cfg, loaded, given.y, samples)
+        paths = write_samples(cfg, samples, given)
         samples.remove()
     return paths
 
@@ -147,23 +149,33 @@ def write_gif(cfg: DictConfig, trajectory: Trajectory, path: Path) -> None:
 
 def sampling_settings(cfg: DictConfig, loaded: Loaded) -> dict[str, Any]:
     """Return all that an image depends on, but for its number."""
-    keys = ["y", "prompt", "negative_prompt", "seed"]
+    keys = ["y", "prompt", "negative_prompt", "input", "seed"]
     settings = plain(OmegaConf.masked_copy(cfg, keys))
     settings["precision"] = choose_precision(cfg.precision, loaded.device)
     sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     return {"weights": loaded.identity, **settings, "guidance": vars(loaded.guidance), "sampler": sampler}
 
 
-def write_samples(cfg: DictConfig, samples: PartialSamples, y: Tensor | None) -> list[Path]:
+def picture_of(cfg: DictConfig, images: Tensor, given: Conditions) -> Image.Image:
+    """Return samples uint8 (N, C, H, W) as a grid; if images condition them, these above, truths below."""
+    shown = to_float(images[: cfg.grid_n])
+    columns = math.ceil(len(shown) / cfg.rows)
+    if given.y is None or given.y.ndim != 4:
+        return grid(shown, columns)
+    kinds = [given.y] if given.truth is None else [given.y, given.truth]
+    above, *below = (kind[torch.arange(len(shown)) % len(kind)] for kind in kinds)
+    return stacked_grid([above, shown, *below], columns)
+
+
+def write_samples(cfg: DictConfig, samples: PartialSamples, given: Conditions) -> list[Path]:
     """Write grid.png and, where the config has them, samples.npz and trajectory.gif, to ``cfg.out``."""
     images = samples.images()[: cfg.n]
-    shown = images[: cfg.grid_n]
     grid_path, npz_path, gif_path = (Path(cfg.out) / name for name in ("grid.png", "samples.npz", GIF))
-    paths = [save_png(grid(to_float(shown), math.ceil(len(shown) / cfg.rows)), grid_path)]
+    paths = [save_png(picture_of(cfg, images, given), grid_path)]
     gif_path.unlink(missing_ok=True)  # of an earlier sampling in the same folder
     if cfg.npz:
         arrays: dict[str, Any] = {"images": images.numpy()}
-        if (labels := labels_of_images(cfg, y)) is not None:
+        if (labels := labels_of_images(cfg, given.y)) is not None:
             arrays["labels"] = labels.numpy()
         with atomic_write(npz_path) as file:
             np.savez(file, **arrays)

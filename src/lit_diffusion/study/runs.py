@@ -18,8 +18,9 @@ from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.precision import choose_precision
+from lit_diffusion.evaluate.conditions import with_all_labels
 from lit_diffusion.evaluate.evaluator import MEASURED_BY
-from lit_diffusion.evaluate.run import check_evaluation, with_all_labels
+from lit_diffusion.evaluate.run import check_evaluation
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.loading import build_sampler, choose_guidance, load
 from lit_diffusion.sample.conditions import conditions
@@ -128,14 +129,15 @@ def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
 
 def named_classes(training: DictConfig) -> list[str]:
     """Return the full names of the classes that a training's checkpoint will name."""
-    parts = (plain(training[part]) for part in (*PATH_GROUPS, "sampler", "data"))
+    parts = (plain(training.get(part)) for part in (*PATH_GROUPS, "sampler", "data", "condition"))
     return [node[TARGET] for part in parts for _, node in nodes(part, "")]
 
 
 def weights_sha256(evaluation: DictConfig) -> str:
     """Return the SHA-256 of the weights; ConfigError if they can't be sampled as the evaluation says."""
     loaded = load(evaluation)
-    conditions(with_all_labels(evaluation), loaded.denoiser)
+    if loaded.condition is None:
+        conditions(with_all_labels(evaluation), loaded.denoiser)
     return loaded.identity
 
 
@@ -144,14 +146,16 @@ def check_sampling_of(evaluation: DictConfig, training: DictConfig) -> None:
     denoiser = build_denoiser(training)
     build_sampler(evaluation, training).check(denoiser)
     choose_guidance(evaluation, training).applied(denoiser)
-    conditions(with_all_labels(evaluation), denoiser)
+    if not denoiser.condition_channels:
+        conditions(with_all_labels(evaluation), denoiser)
 
 
 def check_training(choice: str, training: DictConfig, evaluation: DictConfig) -> None:
     """Raise ConfigError for a training that a study can't follow."""
     if training.ckpt:
         raise ConfigError(f"train has ckpt={training.ckpt}, but a study starts its trainings: leave it out")
-    name = str(training.data.source.get(TARGET)).rpartition(".")[2]
+    source = training.data.source
+    name = source.get("name") or str(source.get(TARGET)).rpartition(".")[2]
     if not evaluation.get("data") and evaluation.features is None and name not in MEASURED_BY:
         raise ConfigError(
             f"features is missing, and {name} has none of its own: add features=NAME to study.evaluate"

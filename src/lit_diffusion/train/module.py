@@ -13,10 +13,13 @@ from torch import Tensor
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.log import ensure_terminal
+from lit_diffusion.common.tensors import per_image
+from lit_diffusion.conditions import ImageCondition
+from lit_diffusion.data.augment import Augment
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.train.binned_mean import BinnedMean
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) in [-1, 1] and labels (B,)
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) in [-1, 1], and labels (B,) or the images of pairs
 
 
 class LitDiffusion(L.LightningModule):
@@ -32,7 +35,9 @@ class LitDiffusion(L.LightningModule):
         lr_scheduler: Lightning's lr_scheduler_config, with ``scheduler(optimizer)`` under
             "scheduler"; one that takes ``total_steps`` is given the run's length, in steps or, if its
             "interval" is "epoch", in epochs. None: constant.
-        label_dropout: share of labels replaced by the null label, for guidance.
+        condition: makes the images that condition the network; None: labels do, if it knows any.
+        augment: changes the training images; None: they are as they are.
+        label_dropout: share of conditions replaced by the null label, or by an image of zeros, for guidance.
         min_snr_gamma: weight the loss by min(SNR, gamma), as a loss on x (Hang et al. 2023,
             equation 5, carried into the prediction's space); None: unweighted.
         fixed_noise: the same times and noise at every step, so that one batch can be learnt by heart.
@@ -44,6 +49,8 @@ class LitDiffusion(L.LightningModule):
         denoiser: NetworkDenoiser,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         lr_scheduler: dict[str, Any] | None = None,
+        condition: ImageCondition | None = None,
+        augment: Augment | None = None,
         label_dropout: float = 0.1,
         min_snr_gamma: float | None = None,
         fixed_noise: bool = False,
@@ -62,6 +69,8 @@ class LitDiffusion(L.LightningModule):
         self.denoiser = denoiser
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.condition = condition
+        self.augment = augment
         self.label_dropout = label_dropout
         self.min_snr_gamma = min_snr_gamma
         self.fixed_noise = fixed_noise
@@ -70,11 +79,16 @@ class LitDiffusion(L.LightningModule):
         self.train_loss = BinnedMean()
         self.val_loss = BinnedMean()
 
-    def losses(self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the loss (B,) of images x with noise eps (B, C, H, W), labels y and times t (B,)."""
+    def losses(
+        self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor, augment: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss (B,) of images x with noise eps (B, C, H, W), conditions y and times t (B,).
+
+        ``augment`` (B, augment_width) tells the network how the images were augmented; None: not at all.
+        """
         schedule, prediction = self.denoiser.schedule, self.denoiser.prediction
         alpha, sigma = schedule.alpha_sigma(t, x)
-        output = self.denoiser.output(alpha * x + sigma * eps, t, y)
+        output = self.denoiser.output(alpha * x + sigma * eps, t, y, augment)
         target = prediction.target(x, eps, alpha, sigma)
         loss = (output - target).square().flatten(1).mean(1)
         if self.min_snr_gamma is None:
@@ -99,10 +113,13 @@ class LitDiffusion(L.LightningModule):
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
+        x, other = batch
         t, eps, uniform = self._draw(x, *self._step_key(batch_idx))
-        y = torch.where(uniform < self.label_dropout, self.denoiser.null(y), y)
-        loss = self.losses(x, self._condition(y), t, eps)
+        x, told = self._augmented(x, *self._step_key(batch_idx))
+        y = self.condition_of(x, other)
+        if y is not None:
+            y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)
+        loss = self.losses(x, y, t, eps, told)
         self.train_loss.update(loss.detach(), t)
         return loss.mean() * self._share_of_window(batch_idx)
 
@@ -115,12 +132,12 @@ class LitDiffusion(L.LightningModule):
         self._validated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, y = batch
+        x, other = batch
         if len(x) == 0:  # the last batch can be too small for every process to get an image
             return
         t, eps = self._draw_fixed(x)
         self._validated += len(x) * self.trainer.world_size
-        self.val_loss.update(self.losses(x, self._condition(y), t, eps), t)
+        self.val_loss.update(self.losses(x, self.condition_of(x, other), t, eps), t)
 
     def on_validation_epoch_end(self) -> None:
         self._log_losses("val", self.val_loss)
@@ -216,8 +233,19 @@ class LitDiffusion(L.LightningModule):
         t = torch.cat([self.denoiser.schedule.random_times(1, g) for g in noise.generators])
         return t.to(self.device), noise()
 
-    def _condition(self, y: Tensor) -> Tensor | None:
-        return y if self.denoiser.num_classes else None
+    def condition_of(self, x: Tensor, other: Tensor) -> Tensor | None:
+        """Return the condition y of images x with labels, or the images of pairs; None for none."""
+        if self.condition is not None:
+            return self.condition(x, other)
+        return other if self.denoiser.num_classes else None
+
+    def _augmented(self, x: Tensor, *key: int) -> tuple[Tensor, Tensor | None]:
+        """Return images, augmented in a way that is a function of the key, and what the network is told."""
+        if self.augment is None:
+            return x, None
+        rank, world_size = self.global_rank, self.trainer.world_size
+        generator = rng.generator(self.seed, "augment", *key, device=self.device)
+        return self.augment(x, self.augment.draw(len(x) * world_size, generator)[rank::world_size])
 
     def _learning_rate(self) -> float:
         return self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else 0.0

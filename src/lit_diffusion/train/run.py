@@ -24,6 +24,7 @@ from lit_diffusion.common.log import log, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
+from lit_diffusion.conditions import check_condition
 from lit_diffusion.data.datamodule import ImageDataModule, with_classes
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
@@ -32,6 +33,7 @@ from lit_diffusion.train.callbacks.samples import Samples
 from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
 from lit_diffusion.train.checks import (
+    check_augment,
     check_guidance,
     check_labels,
     check_lr_scheduler,
@@ -141,6 +143,8 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
         )
     module = build_module(cfg)
     check_labels(module.denoiser.num_classes, datamodule.num_classes)
+    check_condition(module.condition, module.denoiser.condition_channels, datamodule.image_shape)
+    check_augment(module)
     check_network(module.denoiser, datamodule.image_shape)
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
@@ -188,6 +192,8 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
         denoiser=build_denoiser(cfg),
         optimizer=build(cfg.optimizer, "optimizer"),
         lr_scheduler=build_lr_scheduler(cfg.lr_scheduler),
+        condition=build(cfg.condition, "condition") if cfg.get("condition") else None,
+        augment=build(cfg.augment, "augment") if cfg.get("augment") else None,
     )
     config = plain(cfg)
     module.save_hyperparameters(

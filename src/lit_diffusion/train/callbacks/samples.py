@@ -14,9 +14,10 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.images import grid, save_gif, save_png, to_float
+from lit_diffusion.common.images import grid, save_gif, save_png, stacked_grid, to_float
 from lit_diffusion.common.rng import ImageNoise
 from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
@@ -34,6 +35,9 @@ class Samples(AfterEpochs):
     takes pictures, and as ``samples/grid_step_000123.png`` into the run's folder. Beside it goes a
     trajectory: for the first few samples, x_t above and the estimate of x below it, at the times
     nearest to ``trajectory_times``.
+
+    If images condition the model, they are of validation images: the grid has a row of them above each
+    row of samples, and below it the images that they were made of.
 
     Args:
         sampler: how to sample.
@@ -91,13 +95,23 @@ class Samples(AfterEpochs):
     def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
         self.guidance.applied(denoiser)
         check_sampler(self.sampler, denoiser, data.image_shape)
+        if denoiser.condition_channels and self.n > data.val_size:
+            raise ConfigError(
+                f"callbacks.samples.n is {self.n}, but data.val_size is {data.val_size}, whose images are "
+                "the conditions: choose fewer"
+            )
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         times = self.sampler.times(pl_module.denoiser.schedule)
         trajectory = Trajectory(times, self.trajectory_times, self.trajectory_n)
-        x = self._sample(pl_module, trainer.datamodule.image_shape, trajectory)
-        caption = self._caption(pl_module.denoiser.num_classes)
-        self.last_grid = log_picture(trainer, "samples/grid", grid(x, self.columns), caption)
+        y, truth = self._conditions(pl_module, trainer.datamodule)
+        x = self._sample(pl_module, trainer.datamodule.image_shape, y, trajectory)
+        if truth is None or y is None:
+            picture, caption = grid(x, self.columns), self._caption(pl_module.denoiser.num_classes)
+        else:
+            kinds = [y.repeat(len(self.seeds), 1, 1, 1), x, truth.repeat(len(self.seeds), 1, 1, 1)]
+            picture, caption = stacked_grid(kinds, self.columns), "conditions, samples, and the images wanted"
+        self.last_grid = log_picture(trainer, "samples/grid", picture, caption)
         if trajectory.frames and self.trajectory_n:
             frames = torch.stack(trajectory.frames, dim=1)  # (n, times, 2, C, H, W)
             rows = frames.transpose(1, 2).flatten(0, 2)  # per sample, x_t at each time, then x
@@ -113,9 +127,20 @@ class Samples(AfterEpochs):
         labels = (str(k % num_classes) for k in range(min(self.columns, self.n)))
         return f"labels of the first row: {', '.join(labels)}"
 
-    def _sample(self, pl_module: LitDiffusion, shape: tuple[int, ...], trajectory: Trajectory) -> Tensor:
+    def _conditions(
+        self, pl_module: LitDiffusion, data: ImageDataModule
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return y (n, ...), None for none, and the images that y was made of, if it is images."""
+        if pl_module.condition is not None:
+            x, other = converted(*data.val_set[: self.n])
+            return pl_module.condition(x, other), x
+        num_classes = pl_module.denoiser.num_classes
+        return (torch.arange(self.n) % num_classes if num_classes else None), None
+
+    def _sample(
+        self, pl_module: LitDiffusion, shape: tuple[int, ...], y: Tensor | None, trajectory: Trajectory
+    ) -> Tensor:
         denoiser = self.guidance.applied(pl_module.denoiser)
-        y = torch.arange(self.n) % denoiser.num_classes if denoiser.num_classes else None
         draw = partial(generate, self.sampler, denoiser, range(self.n), shape, y=y, device=pl_module.device)
         first, *others = self.seeds
         return torch.cat([draw(first, after_step=trajectory), *(draw(seed) for seed in others)])

@@ -1,0 +1,68 @@
+"""What samples that are to be scored are asked to be."""
+
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lit_diffusion.common.build import TARGET
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.data.image_set import converted, is_images
+from lit_diffusion.evaluate.evaluator import Evaluator
+from lit_diffusion.loading import Loaded
+from lit_diffusion.sample.conditions import Conditions, conditions, labels_of_images
+
+
+def evaluated_by(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[Conditions, Tensor | None]:
+    """Return the conditions of the samples, and the label of each, (n,), None for no labels.
+
+    They are what ``conditions`` returns; labels in the shares of the real images' for y=data; and for a model
+    that images condition, those of test images.
+
+    Raises:
+        ConfigError: conditions that the model doesn't know, or the real images haven't.
+    """
+    if loaded.condition is not None:
+        return test_conditions(cfg, loaded, evaluator)
+    labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
+    if labelled and cfg.y is not None:
+        check_own_data(cfg, loaded, "y=null")
+    if labelled and cfg.y == "data":
+        y: Tensor | None = evaluator.labels(cfg.n)
+    else:
+        y = conditions(with_all_labels(cfg), loaded.denoiser)
+    return Conditions(y), labels_of_images(cfg, y)
+
+
+def test_conditions(
+    cfg: DictConfig, loaded: Loaded, evaluator: Evaluator
+) -> tuple[Conditions, Tensor | None]:
+    """Return conditions that are made of test images, and these images' labels, None for images of pairs."""
+    if loaded.condition is None:
+        raise ValueError("no image conditions this model")
+    if cfg.n > len(evaluator.test[0]):
+        raise ConfigError(
+            f"n is {cfg.n}, but test images condition the samples, and {evaluator.name} has "
+            f"{len(evaluator.test[0])}: choose fewer"
+        )
+    images, others = evaluator.some_test_images(cfg.n)
+    x, other = converted(images, others)
+    return Conditions(loaded.condition(x, other), x), None if is_images(others) else others
+
+
+def with_all_labels(cfg: DictConfig) -> DictConfig:
+    """Return the config with y=all for y=data, which only the real images give a meaning."""
+    return cast(DictConfig, OmegaConf.merge(cfg, {"y": "all"})) if cfg.y == "data" else cfg
+
+
+def check_own_data(cfg: DictConfig, loaded: Loaded, alternative: str) -> None:
+    """Raise ConfigError if the real images aren't of the data that the model's labels are of."""
+    if loaded.config is None or not cfg.get("data"):
+        return
+    own, given = loaded.config.data.source, cfg.data.source
+    if any(own.get(key) != given.get(key) for key in (TARGET, "name")):
+        names = (node.get("name") or node[TARGET].rpartition(".")[2] for node in (given, own))
+        raise ConfigError(
+            "the data are {}, but the model was trained on {}, whose labels are others: ".format(*names)
+            + f"choose its own data, or {alternative}"
+        )
