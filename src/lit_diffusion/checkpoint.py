@@ -60,8 +60,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """Return what a .ckpt file holds: tensors, numbers, texts, lists and dicts, and nothing that runs.
 
     Raises:
-        RuntimeError: the file is damaged, or compressed, so that it might unpack to more than memory holds; or
-            something stands before the archive, which torch would read in another format.
+        RuntimeError: the file is damaged, or compressed, so that it might unpack to more than memory holds,
+            or it has something before the archive, which torch would read in another format.
     """
     with path.open("rb") as begins:
         if begins.read(4) != b"PK\x03\x04":

@@ -6,11 +6,12 @@ output's mean and standard deviation exactly: no Monte Carlo.
 """
 
 import itertools
+import math
 from functools import partial
 
 import pytest
 import torch
-from gaussian import Gaussian, Mixture, exact_denoiser
+from gaussian import Correlated, Gaussian, Images, Mixture, exact_denoiser
 
 from lit_diffusion.guidance import Guidance, Guided
 from lit_diffusion.predictions import Eps, V, Velocity, X
@@ -180,3 +181,43 @@ def test_predictions_agree_with_each_other():
     outs = [DDIM(20, clip=False)(exact_denoiser(Gaussian, Linear(), p()), start) for p in PREDICTIONS]
     for one, other in itertools.pairwise(outs):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+
+COLOUR = (3, 2, 4)  # of another height than width
+
+
+def covariance_of(pixels: int):
+    """A covariance in which every pixel and channel is related to every other."""
+    factor = torch.randn(pixels, pixels, dtype=torch.float64, generator=torch.manual_seed(0))
+    return factor @ factor.T / pixels / 4 + 0.01 * torch.eye(pixels, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "unipc"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_colours_and_sides_keep_their_covariance(schedule, prediction, sampler):
+    """A deterministic sampler is linear in its start: its columns give the covariance of what it makes."""
+    schedule, pixels = schedule(), math.prod(COLOUR)
+    covariance = covariance_of(pixels)
+    denoiser = exact_denoiser(partial(Correlated, covariance=covariance), schedule, prediction())
+    t = torch.tensor(schedule.t_max, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    of_start = alpha**2 * covariance + sigma**2 * torch.eye(pixels, dtype=torch.float64)
+    columns = torch.linalg.cholesky(of_start).T.reshape(pixels, *COLOUR)
+    out = {**SAMPLERS, **FAST}[sampler](200)(denoiser, columns).reshape(pixels, pixels)
+    assert (out.T @ out - covariance).abs().max() < 2 * BOUND[sampler]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_colour_images_of_a_known_set_are_sampled_class_by_class(sampler):
+    """Where the data are twenty images, each sample is one of them, of the class that was asked for."""
+    generator = torch.manual_seed(0)
+    images = torch.rand(20, *COLOUR, dtype=torch.float64, generator=generator) * 2 - 1
+    labels = torch.arange(20) % 10
+    denoiser = exact_denoiser(partial(Images, images=images, labels=labels), Flow(), Velocity())
+    start = torch.randn(40, *COLOUR, dtype=torch.float64, generator=generator)
+    y = torch.arange(40) % 10
+    x = {**SAMPLERS, **FAST}[sampler](100)(denoiser, start, y)
+    distance = torch.cdist(x.flatten(1), images.flatten(1))
+    assert (labels[distance.argmin(1)] == y).all()
+    assert distance.amin(1).max() < 0.02

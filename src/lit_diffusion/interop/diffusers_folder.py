@@ -10,12 +10,15 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
 )
+from torch import nn
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.stored import build_stored
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.interop.diffusers_unet import LitUNet
+from lit_diffusion.interop.unet2d import UNet2D
 from lit_diffusion.predictions import Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.base import Sampler
@@ -49,10 +52,7 @@ def save_folder(
         ConfigError: diffusers has no scheduler for this schedule and prediction.
     """
     check_exportable(denoiser)
-    data = hyper_parameters["data"]
-    LitUNet.trust = tuple(trust)
-    unet = LitUNet(hyper_parameters["model"], data["channels"], data["image_size"])
-    unet.network = denoiser.network
+    unet = exported(denoiser.network, hyper_parameters, trust)
     (out / "model_index.json").unlink(missing_ok=True)  # of a chain, where a flow is written now
     if isinstance(denoiser.schedule, Flow):
         FlowMatchEulerDiscreteScheduler().save_pretrained(out / "scheduler")
@@ -63,8 +63,21 @@ def save_folder(
     return [path for part in ("model_index.json", "scheduler/*", "unet/*") for path in sorted(out.glob(part))]
 
 
+def exported(
+    network: nn.Module, hyper_parameters: dict[str, Any], trust: Sequence[str]
+) -> LitUNet | UNet2DModel:
+    """Return a network as a model of diffusers: one of its own where the network is such, without labels."""
+    if isinstance(network, UNet2D) and network.num_classes == 0:
+        return network.unet
+    data = hyper_parameters["data"]
+    LitUNet.trust = tuple(trust)
+    unet = LitUNet(hyper_parameters["model"], data["channels"], data["image_size"])
+    unet.network = network
+    return unet
+
+
 def pipeline(
-    unet: LitUNet, denoiser: NetworkDenoiser, schedule: DiscreteSchedule, sampler: Sampler
+    unet: LitUNet | UNet2DModel, denoiser: NetworkDenoiser, schedule: DiscreteSchedule, sampler: Sampler
 ) -> DDIMPipeline | DDPMPipeline:
     """Return the pipeline of a chain, with the sampler it was trained with where diffusers has it."""
     options = {
