@@ -63,7 +63,7 @@ def build_data(config: Mapping[str, Any], root: str | None = None, trust: Sequen
     Raises:
         ConfigError: as in ``build_stored``.
     """
-    data = {**config["data"], "source": stored_source(config, root, trust)}
+    data = {**plain(config["data"]), "source": stored_source(config, root, trust)}
     return build_stored({"data": data}, "data", trust)
 
 
