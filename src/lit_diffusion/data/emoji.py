@@ -227,13 +227,19 @@ class EmojiPairs(Emoji):
 
 
 def check_pictures(folder: Path, expected: str) -> None:
-    """Raise ConfigError unless a folder's pictures and their list have this digest."""
+    """Raise ConfigError unless a folder's files have this digest."""
+    found = digest_of(folder)
+    if found != expected:
+        raise ConfigError(
+            f"{folder} holds other files than the emoji of version 16.0.0 (sha256 {found[:12]}, expected "
+            f"{expected[:12]}): delete it and run again to fetch them anew"
+        )
+
+
+def digest_of(folder: Path) -> str:
+    """Return a SHA-256 of the names and the contents of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    if digest.hexdigest() != expected:
-        raise ConfigError(
-            f"{folder} holds other files than the emoji of version 16.0.0 (sha256 {digest.hexdigest()[:12]}, "
-            f"expected {expected[:12]}): delete it and run again to fetch them anew"
-        )
+    return digest.hexdigest()
