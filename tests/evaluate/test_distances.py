@@ -66,3 +66,5 @@ def test_the_nearest_training_image():
     expected = (pixels[:, None] - there).square().mean(2).sqrt().amin(1)
     torch.testing.assert_close(nearest(images, others).double(), expected, atol=1e-4, rtol=1e-4)
     assert (nearest(images, others)[3:] < 1e-3).all()
+    between = (pixels[:, None] - pixels).square().mean(2).sqrt().fill_diagonal_(torch.inf).amin(1)
+    torch.testing.assert_close(nearest(images, images, rank=2).double(), between, atol=1e-4, rtol=1e-4)

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from digits import Digits
+from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import to_float, to_uint8
-from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
+from lit_diffusion.evaluate.distances import fid
+from lit_diffusion.evaluate.evaluator import Evaluator
+from lit_diffusion.evaluate.evaluators import build_evaluator
 from lit_diffusion.features.network import load_features
 
 
@@ -67,6 +70,40 @@ def test_the_floor_is_the_score_of_real_test_images(evaluator):
     fids = [evaluator.scores(images[draw], labels[draw])["fid"] for draw in draws]
     assert evaluator.floor(40)["fid"] == pytest.approx(sum(fids) / 10)
     assert max(fids) > 1.2 * min(fids)
+
+
+def test_halves_of_the_training_split_where_test_images_are_few(evaluator):
+    """80 test images are enough for 80 samples, and too few for 81."""
+    assert "fid_of_halves" not in evaluator.floor(80)
+    floor = evaluator.floor(81)
+    assert floor["n_of_halves"] == 160
+    features = evaluator.features(evaluator.train[0])
+    orders = [torch.randperm(320, generator=rng.generator(0, "halves", draw)) for draw in range(10)]
+    fids = [fid(features[order[:160]], features[order[160:]]) for order in orders]
+    assert floor["fid_of_halves"] == pytest.approx(sum(fids) / 10)
+    assert floor["fid_of_halves"] < floor["fid"]  # which is of half as many images
+
+
+def test_twins_in_the_training_split_are_counted(evaluator, network):
+    """A quarter of these training images have a twin, and count as copies would."""
+    images, labels = evaluator.train
+    doubled = torch.cat([images, images[:40]]), torch.cat([labels, labels[:40]])
+    floors = [
+        Evaluator("Mnist", train, evaluator.test, network, memorisation=True).floor(40)
+        for train in ((images, labels), doubled)
+    ]
+    assert floors[0]["twins"] < 0.05
+    assert floors[1]["twins"] == pytest.approx(80 / 360, abs=0.05)
+
+
+def test_fidelity_is_psnr_and_distance_of_features(evaluator):
+    images, _ = evaluator.test
+    brighter = images // 2 + 64
+    found = evaluator.fidelity(brighter, images)
+    expected = [psnr(a.float(), b.float(), data_range=255.0) for a, b in zip(brighter, images, strict=True)]
+    assert found["psnr"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+    same = evaluator.fidelity(images, images)
+    assert same["feature_distance"] == 0 < found["feature_distance"]
 
 
 def test_classes_that_are_missing_show(evaluator):

@@ -134,6 +134,12 @@ def anagram(
         n: images.
         steps: estimates shown between noise and image.
     """
+    _, height, width = context.shape
+    if view == "rotate_90" and height != width:
+        raise ConfigError(
+            f"edit.view is rotate_90, but the images have {height} x {width} pixels, and others when "
+            "they are turned: choose rotate_180 or a flip"
+        )
     denoisers = context.conditioned(upright, "edit.upright"), context.conditioned(turned, "edit.turned")
     both = Anagram(*denoisers, view)
     x, trajectory = context.sample(both, n, steps)

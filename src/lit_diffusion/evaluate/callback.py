@@ -13,7 +13,7 @@ from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import NetworkDenoiser
-from lit_diffusion.evaluate.evaluator import build_evaluator
+from lit_diffusion.evaluate.evaluators import build_evaluator
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.samplers.generate import generate

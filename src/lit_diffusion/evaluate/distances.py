@@ -91,17 +91,24 @@ def radii(features: Tensor, k: int) -> Tensor:
     return torch.cat([torch.cdist(p, features).kthvalue(k + 1, dim=1).values for p in features.split(CHUNK)])
 
 
-def nearest(images: Tensor, others: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def nearest(images: Tensor, others: Tensor, device: torch.device | str = "cpu", rank: int = 1) -> Tensor:
     """Return each image's root mean square distance to the nearest other, (N,), of pixels in [0, 1].
 
     Args:
         images, others: uint8 (N, C, H, W) and (M, C, H, W).
         device: where to compute.
+        rank: 2 for the second nearest, where the images are among the others.
     """
-    pixels = others.to(device).flatten(1).float() / 255
-    parts = (part.to(device).flatten(1).float() / 255 for part in images.split(CHUNK // 4))
-    distances = [torch.cdist(part, pixels).amin(1).cpu() for part in parts]
-    return torch.cat(distances) / pixels.shape[1] ** 0.5
+    found = []
+    for part in images.split(CHUNK):
+        part = part.to(device).flatten(1).float() / 255
+        best = torch.full((len(part), rank), torch.inf, device=part.device)
+        for some in others.split(10 * CHUNK):  # which may not fit into memory as floats, all at once
+            distances = torch.cdist(part, some.to(device).flatten(1).float() / 255)
+            both = torch.cat([best, distances], dim=1)
+            best = both.topk(rank, dim=1, largest=False).values
+        found.append(best.amax(1).cpu())
+    return torch.cat(found) / images[0].numel() ** 0.5
 
 
 def share(where: Tensor) -> float:

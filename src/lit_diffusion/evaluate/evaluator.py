@@ -4,24 +4,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.data.datamodule import Source
-from lit_diffusion.data.image_set import is_images, source_name
+from lit_diffusion.data.image_set import is_images
 from lit_diffusion.evaluate.distances import fid, kid, manifolds, nearest, share
 from lit_diffusion.evaluate.label_shares import images_in_shares, labels_in_shares
 from lit_diffusion.evaluate.result import EvaluatorSettings, Reference, Scores
 from lit_diffusion.features.classifier import Classifier, accuracy, classify, fit
-from lit_diffusion.features.network import FeatureNetwork, load_features
+from lit_diffusion.features.network import FeatureNetwork
 
 Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W), and labels (N,)
 DRAWS = 10  # of test images, for the floor of FID
-MEASURED_BY = {"Mnist": "mnist", "FashionMnist": "fashion_mnist"}  # data -> our feature network
+MOST_TWINS = 20_000  # training images that are compared with each other
 
 
 @dataclass
@@ -30,7 +28,8 @@ class Evaluator:
 
     The reference is the whole training split; for what compares neighbours it is a random part, as large as
     the set of images. The scores of as many real test images are the floor: for FID, which varies by
-    half at n = 2,000 with the shares of their classes, the mean of ten draws.
+    half at n = 2,000 with the shares of their classes, the mean of ten draws. Where there are fewer test
+    images than that, one half of the training split is compared with the other one too.
 
     Args:
         name: of the data.
@@ -121,6 +120,10 @@ class Evaluator:
     def floor(self, n: int, labelled: bool = True) -> Scores:
         """Return the scores of n real test images, or of all if there are fewer.
 
+        If there are fewer, also ``fid_of_halves``, the mean FID of a random half of the training split
+        against the other, ``n_of_halves`` images each. In a training split of ``MOST_TWINS`` or fewer images
+        also ``twins``, the share of them that are as near to another one as what ``copies`` counts.
+
         With their labels also ``fid_in_shares``, the FID of the ``n_in_shares`` test images whose classes
         have exactly the training split's shares, where these are half as many or more: those at random have
         their classes' shares by chance, from which most of their FID comes where n is small.
@@ -189,14 +192,26 @@ class Evaluator:
             draws = [self.in_shares(n, draw) for draw in range(DRAWS)]
             if len(draws[0]) >= len(chosen) / 2:
                 floor |= {"fid_in_shares": self._mean_fid(self.features, draws), "n_in_shares": len(draws[0])}
+        if n > len(self.test[0]):
+            floor |= self._halves()
         if self.memorisation:
             floor |= self._memorisation(self._held_out[chosen])
+            if len(self.train[0]) <= MOST_TWINS:
+                floor["twins"] = share(self._among_each_other < self._held_out.quantile(0.01))
         if self.cas_images and labelled:
             taught_by = self._choose(self.train[0], n, "taught")  # by others than it is tested on
             floor["cas"] = self._classification_accuracy_score(
                 self.train[0][taught_by], self.train[1][taught_by]
             )
         return floor
+
+    def _halves(self) -> Scores:
+        """Return the mean FID between random halves of the training split, and their size."""
+        features = self._features(self.features, train=True)
+        half = len(features) // 2
+        draws = [self._choose(features, 2 * half, "halves", draw) for draw in range(DRAWS)]
+        fids = [fid(features[draw[:half]], features[draw[half:]]) for draw in draws]
+        return {"fid_of_halves": sum(fids) / DRAWS, "n_of_halves": half}
 
     def _mean_fid(self, network: FeatureNetwork, draws: Sequence[Tensor]) -> float:
         """Return the mean FID over draws of test images, given by their indices."""
@@ -238,6 +253,11 @@ class Evaluator:
         """Each test image's distance to the nearest training image."""
         return nearest(self.test[0], self.train[0], self.device)
 
+    @cached_property
+    def _among_each_other(self) -> Tensor:
+        """Each training image's distance to the nearest other one."""
+        return nearest(self.train[0], self.train[0], self.device, rank=2)
+
     def _memorisation(self, distances: Tensor) -> Scores:
         """Return the mean distance, and the share of distances below the smallest 1 % of real new images'."""
         copied = distances < self._held_out.quantile(0.01)
@@ -255,42 +275,3 @@ class Evaluator:
     def _choose(self, images: Tensor, n: int, *use: str | int) -> Tensor:
         """Return the indices of n images at random, or of all if there are fewer."""
         return torch.randperm(len(images), generator=rng.generator(self.seed, *use))[:n]
-
-
-def build_evaluator(
-    source: Source, features: str | None = None, second: str | bool | None = None, **options: Any
-) -> Evaluator:
-    """Return the Evaluator of a data set.
-
-    Args:
-        source: of the real images, which it fetches if they are missing.
-        features: as ``load_features`` takes it; None: the data's own.
-        second: the same, for the second network; None: the data's own, if they have one; False: none.
-        **options: as in ``Evaluator``.
-
-    Raises:
-        ConfigError: the data have no feature network of their own, and none is named; or one for other
-            channels.
-    """
-    name = source_name(source)
-    own = MEASURED_BY.get(name)
-    features = features or own
-    if features is None:
-        raise ConfigError(
-            f"features is missing, and {name} has none of its own: choose features=inception, or train one "
-            "with lit-diffusion features"
-        )
-    if second is True and own is None:
-        raise ConfigError(
-            f"second is true, but {name} has no network of its own: choose second=NAME, or false"
-        )
-    if second is None or second is True:
-        second = own and f"{own}_second"
-    first = load_features(features)
-    other = load_features(second, key="second") if second else None
-    source.prepare()
-    train, test = source.load(train=True), source.load(train=False)
-    first.check_channels(train[0].shape[1], "features")
-    if other:
-        other.check_channels(train[0].shape[1], "second")
-    return Evaluator(name, train, test, first, other, **options)

@@ -81,6 +81,16 @@ def scores_caption(result: Result) -> str:
     ]
     if "fid_in_shares" in result.floor:
         lines.append(floor_in_shares(result.floor))
+    if "fid_of_halves" in result.floor:
+        lines.append(
+            f"there are few real test images; halves of the training split, {result.floor['n_of_halves']:,} "
+            f"images each, have FID {result.floor['fid_of_halves']:.4f} to each other"
+        )
+    if "twins" in result.floor:
+        lines.append(
+            f"as near to another training image as such copies: {result.floor['twins']:.2%} of the training "
+            "images themselves"
+        )
     for network, role in ((result.features, "features"), (result.second, "second network")):
         if network:
             accuracy = "" if network.accuracy is None else f", {network.accuracy:.2%} on real test images"

@@ -20,7 +20,8 @@ from lit_diffusion.data.datamodule import with_classes
 from lit_diffusion.data.image_set import converted
 from lit_diffusion.evaluate.conditions import check_own_data, evaluated_by
 from lit_diffusion.evaluate.cost import measure_cost
-from lit_diffusion.evaluate.evaluator import Evaluator, build_evaluator
+from lit_diffusion.evaluate.evaluator import Evaluator
+from lit_diffusion.evaluate.evaluators import EvaluatorCache
 from lit_diffusion.evaluate.images import read_samples
 from lit_diffusion.evaluate.likelihood import bits_per_dim, flow_times
 from lit_diffusion.evaluate.report import scores_table
@@ -35,21 +36,6 @@ from lit_diffusion.sample.run import (
     sampling_settings,
     write_samples,
 )
-
-
-class EvaluatorCache:
-    """Keeps the last evaluator, with its features and floors, for evaluations with the same settings."""
-
-    def __init__(self) -> None:
-        self._settings: tuple[dict[str, Any], dict[str, Any]] | None = None
-
-    def get(self, source: dict[str, Any], **options: Any) -> Evaluator:
-        """Return the evaluator of a source, given by its config, with options of ``build_evaluator``."""
-        if self._settings != (source, options):
-            self._evaluator = build_evaluator(build(source, "data.source"), **options)
-            self._settings = source, options
-        return self._evaluator
-
 
 EVALUATORS = EvaluatorCache()  # for all jobs of a multirun
 

@@ -42,12 +42,13 @@ class Classifier(nn.Module):
         self.head = nn.Linear(num_features, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the features (B, num_features) of images (B, C, H, W) in [-1, 1]."""
-        return self.body(x)
+        """Return the features (B, num_features) of images (B, C, H, W) in [-1, 1]; odd sides are padded."""
+        height, width = x.shape[2:]
+        return self.body(F.pad(x, (0, width % 2, 0, height % 2), mode="replicate"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of images (B, C, H, W) in [-1, 1]."""
-        return self.head(self.body(x))
+        return self.head(self.features(x))
 
 
 def conv(c_in: int, c_out: int) -> tuple[nn.Module, ...]:

@@ -67,6 +67,11 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
 
 def check_network(network: dict[str, Any], data: DictConfig) -> None:
     """Raise ConfigError for a classifier of other images than the data's, or one too large for memory."""
+    if data.num_classes == 0:
+        raise ConfigError(
+            "data.num_classes is 0, but the features are those of a classifier, which learns labels: give "
+            "each class a folder, or evaluate with features=inception"
+        )
     for key in ("channels", "num_classes"):
         if network[key] != data[key]:
             raise ConfigError(

@@ -17,9 +17,10 @@ from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log, log_table, logged_to, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.run_names import named
+from lit_diffusion.evaluate.evaluators import EvaluatorCache
 from lit_diffusion.evaluate.report import SCORES
 from lit_diffusion.evaluate.result import RESULT, Result
-from lit_diffusion.evaluate.run import EvaluatorCache, evaluate
+from lit_diffusion.evaluate.run import evaluate
 from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
 from lit_diffusion.study.runs import Run, check_comparable, check_different, name_at_wandb, plan_run

@@ -19,7 +19,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.precision import choose_precision
 from lit_diffusion.evaluate.conditions import with_all_labels
-from lit_diffusion.evaluate.evaluator import MEASURED_BY
+from lit_diffusion.evaluate.evaluators import MEASURED_BY
 from lit_diffusion.evaluate.run import check_evaluation
 from lit_diffusion.features.network import OURS, load_features
 from lit_diffusion.loading import build_sampler, choose_guidance, load
