@@ -37,6 +37,8 @@ HYBRIDS = "edit/test_editing.py::test_a_hybrids_bands_are_each_ones"
 ORDERS = "maths/test_oracle.py::test_flow_has_each_samplers_order"
 ANAGRAMS = "edit/test_editing.py::test_anagrams_are_read_both_ways"
 BITS = "evaluate/test_likelihood.py::test_bits_per_dim_of_gaussian_data"
+CONDITIONS = "train/test_conditions.py"
+AUGMENT = "data/test_augment.py"
 NOISING = "maths/test_against_diffusers.py::test_noising_is_add_noise"
 
 # Means the same: were this "found", the tests would fail for another reason than the faults.
@@ -306,6 +308,49 @@ MUTANTS = {
         "[a - b for a, b",
         "[b - a for a, b",
         "study/test_study.py::test_differences_are_paired",
+    ),
+    "condition: one pixel of a block for its mean": Mutant(
+        "conditions.py", "F.avg_pool2d(x, self.factor)", "x[..., :: self.factor, :: self.factor]", CONDITIONS
+    ),
+    "condition: none is white": Mutant(
+        "denoiser.py", "torch.zeros_like(y) if self", "torch.ones_like(y) if self", CONDITIONS
+    ),
+    "condition: dropped for those that were to be kept": Mutant(
+        "train/module.py",
+        "per_image(uniform < self.label_dropout, y)",
+        "per_image(uniform >= self.label_dropout, y)",
+        "train/test_conditions.py::test_a_share_of_the_conditions_is_dropped",
+    ),
+    "augment: a turn about other axes than a pixel's": Mutant(
+        "data/augment.py", "matrix * sides / sides[:, None]", "matrix", AUGMENT
+    ),
+    "augment: shifts the wrong way": Mutant("data/augment.py", "-matrix @ shift", "matrix @ shift", AUGMENT),
+    "augment: scales the wrong way": Mutant(
+        "data/augment.py", "torch.exp2(-0.2 * scale)", "torch.exp2(0.2 * scale)", AUGMENT
+    ),
+    "augment: told a turn that wasn't made": Mutant(
+        "data/augment.py",
+        "turned = [turn.cos() - 1, turn.sin()]",
+        "turned = [turn.cos(), turn.sin()]",
+        AUGMENT,
+    ),
+    "augment: every process draws the first one's share": Mutant(
+        "train/module.py",
+        "generator)[rank::world_size])",
+        "generator)[: len(x)])",
+        "train/test_conditions.py::test_two_processes_augment_the_batch_of_one",
+    ),
+    "emoji: tones in both splits": Mutant(
+        "data/emoji.py",
+        'Picture(variation["image"], k, category, tone=True)',
+        'Picture(variation["image"], k + 1, category, tone=True)',
+        "data/test_sources.py::test_no_emoji_is_in_both_splits",
+    ),
+    "nearest: itself for the nearest other": Mutant(
+        "evaluate/distances.py",
+        "found.append(best.amax(1).cpu())",
+        "found.append(best.amin(1).cpu())",
+        "evaluate/test_distances.py::test_the_nearest_training_image",
     ),
 }
 

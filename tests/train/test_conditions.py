@@ -104,6 +104,22 @@ def test_the_loss_is_that_of_the_conditioned_network_and_of_zeros_for_a_dropped_
     assert not torch.allclose(given, none)
 
 
+def test_a_share_of_the_conditions_is_dropped(config, monkeypatch):
+    """An image of zeros takes the place of a fifth of them, in training alone."""
+    from test_module import attached
+
+    module = attached(build_module(config(*UPSCALE, "module.label_dropout=0.2")))
+    given = []
+    monkeypatch.setattr(module, "losses", lambda x, y, t, eps, *_: given.append(y) or x.mean((1, 2, 3)))
+    x, labels = to_float(Digits().load(train=True)[0]), torch.zeros(320, dtype=torch.int64)
+    module.training_step((x, labels), 0)
+    dropped = (given[0] == 0).flatten(1).all(1)
+    assert 0.1 < dropped.double().mean() < 0.3
+    assert torch.equal(given[0][~dropped], module.condition_of(x, labels)[~dropped])
+    module.validation_step((x, labels), 0)
+    assert torch.equal(given[1], module.condition_of(x, labels))
+
+
 def test_superresolution_from_training_to_scores(config, tmp_path):
     train(config(*UPSCALE, "guidance.scale=2", f"out={tmp_path}/run"))
     (grid,) = (tmp_path / "run" / "samples").glob("grid*.png")
