@@ -10,7 +10,8 @@ from importlib import import_module
 _ROOMS = {
     "checkpoint": ("build_denoiser", "load_denoiser", "read_checkpoint"),
     "combinators": ("Anagram", "Blend", "Hybrid"),
-    "data": ("FashionMnist", "ImageDataModule", "Mnist"),
+    "conditions": ("ImageCondition", "LowResolution", "Paired"),
+    "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
     "denoiser": ("Denoiser", "Labelled", "NetworkDenoiser"),
     "guidance": ("Guidance", "Guided"),
     "models": ("AttnUNet", "ConvNeXtUNet", "FCUNet", "SmallUNet"),

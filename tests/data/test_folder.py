@@ -261,3 +261,18 @@ def test_a_folder_from_training_to_scores(tmp_path, config):
     for name in ("safetensors", "onnx", "diffusers"):
         files = export(config(ckpt, f"format={name}", f"out={tmp_path}/{name}", config_name="export"))
         assert all(file.is_file() for file in files)
+
+
+def test_a_run_does_not_go_on_with_other_pictures(tmp_path, config):
+    for k in range(40):
+        filled(tmp_path / "photos" / f"{k:02}.png", (k, 0, 0))
+    options = [
+        "data=folder", FOLDER, f"data.source.root={tmp_path}/photos", f"data.source.cache={tmp_path}/cache",
+        "data.val_size=8", "data.batch_size=8", "debug=limit", "callbacks.samples=null", *TINY["small_unet"],
+    ]  # fmt: skip
+    train(config(*options, f"out={tmp_path}/run"))
+    more = ["trainer.max_epochs=2", f"ckpt={tmp_path}/run/checkpoints/last.ckpt"]
+    train(config(*options, *more, f"out={tmp_path}/on"))
+    filled(tmp_path / "photos" / "00.png", (99, 0, 0))
+    with pytest.raises(ConfigError, match="training images of Folder photos aren't those that the run began"):
+        train(config(*options, *more, f"out={tmp_path}/other"))

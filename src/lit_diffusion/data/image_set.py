@@ -1,11 +1,16 @@
 """What a source loads: images, and what comes with each."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import to_float
+
+
+MOST_HASHED = 2**26  # bytes of images
 
 
 class ImageSet(Dataset):
@@ -38,6 +43,13 @@ class ImageSet(Dataset):
 def source_name(source: object) -> str:
     """Return a data set's name, beside its scores: its own, or that of its class."""
     return getattr(source, "name", type(source).__name__)
+
+
+def digest_of(images: Tensor, labels: Tensor) -> str:
+    """Return a SHA-256 of a split's shape, its labels, and its images, of a large set only every few."""
+    some = images[:: images.nbytes // MOST_HASHED + 1]
+    parts = [str(images.shape).encode(), labels.numpy().tobytes(), some.numpy().tobytes()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def is_images(labels: Tensor) -> bool:

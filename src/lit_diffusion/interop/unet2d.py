@@ -1,6 +1,7 @@
 """The U-Net of diffusers as a network to train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ class UNet2D(nn.Module):
         dropout: share of the features dropped in each block.
         num_classes: labels the network knows; 0 for none.
         condition_channels: as in ``SmallUNet``.
+        options: more of ``UNet2DModel``'s arguments, {resnet_time_scale_shift: scale_shift} for example.
 
     Raises:
         ConfigError: diffusers isn't installed, or widths, groups or image size don't fit each other.
@@ -47,6 +49,7 @@ class UNet2D(nn.Module):
         dropout: float = 0.0,
         num_classes: int = 0,
         condition_channels: int = 0,
+        options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         check_installed("model=unet2d needs", ["diffusers"], extra="export")
@@ -63,23 +66,24 @@ class UNet2D(nn.Module):
         attends = attention_levels(attention_at, heights, [height == 16 for height in heights])
         self.num_classes = num_classes
         self.condition_channels = condition_channels
-        self.unet = UNet2DModel(
-            sample_size=sides,
-            in_channels=channels + condition_channels,
-            out_channels=channels,
-            block_out_channels=tuple(widths),
-            layers_per_block=blocks,
-            down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
-            up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
-            attention_head_dim=None,
-            norm_num_groups=groups,
-            norm_eps=1e-6,
-            downsample_padding=0,
-            flip_sin_to_cos=False,
-            freq_shift=1,
-            dropout=dropout,
-            num_class_embeds=num_classes + 1 if num_classes else None,
-        )
+        arguments = {
+            "sample_size": sides,
+            "in_channels": channels + condition_channels,
+            "out_channels": channels,
+            "block_out_channels": tuple(widths),
+            "layers_per_block": blocks,
+            "down_block_types": tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+            "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            "attention_head_dim": None,
+            "norm_num_groups": groups,
+            "norm_eps": 1e-6,
+            "downsample_padding": 0,
+            "flip_sin_to_cos": False,
+            "freq_shift": 1,
+            "dropout": dropout,
+            "num_class_embeds": num_classes + 1 if num_classes else None,
+        }
+        self.unet = UNet2DModel(**{**arguments, **(options or {})})
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the output (B, C, H, W); the arguments are those of ``SmallUNet``."""
