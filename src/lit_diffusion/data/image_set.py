@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import to_float
 
-
 MOST_HASHED = 2**26  # bytes of images
 
 
