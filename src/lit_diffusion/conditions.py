@@ -75,10 +75,10 @@ class Paired(ImageCondition):
     """The other image of a pair, for data that have such: image-to-image."""
 
     def input_of(self, x: Tensor, other: Tensor) -> Tensor:
-        if other.shape[2:] != x.shape[2:]:
+        if other.shape[1:] != x.shape[1:]:
             raise ConfigError(
-                f"condition=paired, but the data have labels of shape {tuple(other.shape)}, no images: "
-                "choose data of pairs, such as data=emoji_pairs"
+                f"condition=paired, but beside images {tuple(x.shape[1:])} the data have no images like "
+                f"them, but {tuple(other.shape[1:])}: choose data of pairs, such as data=emoji_pairs"
             )
         return other
 

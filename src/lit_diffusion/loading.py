@@ -22,7 +22,7 @@ from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
-from lit_diffusion.conditions import ImageCondition
+from lit_diffusion.conditions import ImageCondition, check_condition
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -122,6 +122,8 @@ def load(cfg: DictConfig) -> Loaded:
     denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
     denoiser.precision = choose_precision(cfg.precision, device)
     shape = image_shape(config.data)
+    condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
+    check_condition(condition, denoiser.condition_channels, shape)
     return Loaded(
         denoiser,
         choose_guidance(cfg, config),
@@ -130,7 +132,7 @@ def load(cfg: DictConfig) -> Loaded:
         device,
         sha256_of(path),
         config,
-        condition=build_stored(config, "condition", cfg.trust) if config.get("condition") else None,
+        condition=condition,
     )
 
 

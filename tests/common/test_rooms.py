@@ -27,6 +27,7 @@ ROOMS = [  # a module imports from its own room and from those below it
     "samplers",
     "denoiser",
     "predictions",
+    "conditions",
     "schedules",
     "models",
     "data",

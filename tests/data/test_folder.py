@@ -17,7 +17,7 @@ from lit_diffusion.evaluate.run import evaluate
 from lit_diffusion.export.run import export
 from lit_diffusion.features.run import train_features
 from lit_diffusion.sample.run import sample
-from lit_diffusion.train.run import train
+from lit_diffusion.train.run import prepare, train
 
 RED, GREEN, BLUE = (200, 30, 40), (20, 180, 60), (30, 60, 220)
 FOLDER = (
@@ -113,6 +113,19 @@ def test_folders_are_classes_and_splits(tmp_path, source, held_out):
         assert images[-1, :, 0, 0].tolist() == list(RED)
 
 
+def test_folders_that_are_links(tmp_path, source):
+    """A class may lie elsewhere; a link to a folder that it is in is followed once."""
+    for k in range(10):
+        filled(tmp_path / "photos" / "cat" / f"{k}.png", (k, 0, 0))
+        filled(tmp_path / "elsewhere" / f"{k}.png", (100 + k, 0, 0))
+    (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "cat" / "again").symlink_to(tmp_path / "photos")
+    made = source()
+    images, labels = loaded(made)
+    assert made.count_classes() == 2 and labels.bincount().tolist() == [10, 10]
+    assert sorted(images[:, 0, 0, 0].tolist()) == [*range(10), *range(100, 110)]
+
+
 def test_a_share_of_each_class_is_held_out_by_the_seed(tmp_path, source):
     for k in range(20):
         filled(tmp_path / "photos" / "many" / f"{k:02}.png", (k, 0, 0))
@@ -145,17 +158,20 @@ def test_bad_files_are_counted_and_named_or_skipped(tmp_path, source, caplog):
         filled(photos / f"{k:02}.png", (k, 0, 0))
     (photos / "04.png").write_bytes((photos / "04.png").read_bytes()[:40])
     (photos / "11.png").write_text("no picture")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    filled(photos / "20.webp", exif=exif.tobytes()[:12])
     (photos / "notes.txt").write_text("mine")
     (photos / ".hidden.png").write_text("not looked at")
-    with pytest.raises(ConfigError, match=r"2 of 20 pictures can't be read: .*bad_files=skip") as error:
+    with pytest.raises(ConfigError, match=r"3 of 21 pictures can't be read: .*bad_files=skip") as error:
         source().prepare()
-    assert "04.png" in str(error.value) and "11.png" in str(error.value)
+    assert all(name in str(error.value) for name in ("04.png", "11.png", "20.webp"))
     assert "hidden" not in str(error.value)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     with caplog.at_level(logging.WARNING, "lit_diffusion"):
         images, _ = loaded(source(bad_files="skip"))
     assert sorted(images[:, 0, 0, 0].tolist()) == [k for k in range(20) if k not in (4, 11)]
-    assert "skipped 2 of 20 pictures" in caplog.text and "04.png" in caplog.text
+    assert "skipped 3 of 21 pictures" in caplog.text and "04.png" in caplog.text
     assert "1 files are no pictures by name: notes.txt" in caplog.text
 
 
@@ -191,7 +207,10 @@ def test_the_cache_follows_the_folder(tmp_path, source, monkeypatch):
         ([], "has no pictures"),
         (["a.png", "b/c.png"], "pictures beside folders of pictures: a.png"),
         (["train/a/b.png", "test/a.png"], "pictures beside folders"),
-        (["train/a.png", "val/a.png", "test/a.png"], "has test and val beside train"),
+        (["train/a.png", "val/a.png", "test/a.png"], "has test, val beside its folder train: leave one"),
+        (["train/a/a.png", "test/a/a.png", "extra/a/a.png"], "has extra, test beside its folder train"),
+        (["train/a/a.png", "train/b/a.png"], "has nothing beside its folder train: leave one of test, val"),
+        (["train/a/a.png", "test/b/a.png"], "whose class b isn't in train"),
         (["a.png"], "leaves no image of 1 on one side"),
     ],
 )
@@ -276,3 +295,12 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path, config):
     filled(tmp_path / "photos" / "00.png", (99, 0, 0))
     with pytest.raises(ConfigError, match="training images of Folder photos aren't those that the run began"):
         train(config(*options, *more, f"out={tmp_path}/other"))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_template_takes_folders_with_and_without_labels(tmp_path, config, labelled):
+    for k in range(40):
+        filled(tmp_path / "photos" / ("a" if labelled and k % 2 else "b" if labelled else "") / f"{k}.png")
+    options = ["experiment=own_images", FOLDER, f"data.source.root={tmp_path}/photos", "data.val_size=8"]
+    cfg = config(*options, f"data.source.cache={tmp_path}/cache", "trainer.precision=32-true")
+    assert prepare(cfg).module.denoiser.num_classes == (2 if labelled else 0)

@@ -57,6 +57,28 @@ def test_a_file_with_a_test_split_and_without_labels(tmp_path):
     assert source.count_classes() == 0 and not source.load(True)[1].any()
 
 
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({"images": np.uint8(3)}, "with images uint8"),
+        ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, int)}, "3 images and labels int64"),
+        (
+            {
+                "images": np.zeros((3, 4, 4), np.uint8),
+                "test_images": np.zeros((3, 4, 4), np.uint8),
+                "labels": np.zeros(3, int),
+            },
+            "with labels of one split alone",
+        ),
+        ({"images": np.zeros((3, 4, 4), np.float32)}, "with images float32"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path, arrays, says):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ConfigError, match=says):
+        Npz(str(tmp_path / "a.npz")).prepare()
+
+
 # torchvision's data sets by name
 
 
@@ -146,6 +168,19 @@ def test_emnist_stands_upright(tmp_path):
 def test_a_data_set_that_cannot_be_used_is_refused(named, kind, says):
     with pytest.raises(ConfigError, match=says):
         named(kind).prepare()
+
+
+class Deep(Greys):
+    """Of 16 bits, which Pillow would cut off at 255."""
+
+    def __getitem__(self, index):
+        return Image.fromarray(np.full((8, 8), 100 * 257, dtype=np.uint16)), 0
+
+
+def test_pictures_of_16_bits_keep_their_grey(named):
+    source = named(Deep, channels=1)
+    source.prepare()
+    assert source.load(True)[0].unique().tolist() == [100]
 
 
 def test_a_name_that_torchvision_has_not(tmp_path):
@@ -350,6 +385,12 @@ def test_pairs_are_of_the_same_emoji(emoji):
             assert tone == other_tone and (number == other or number == 22)
 
 
+@pytest.mark.parametrize("options", [{"vendors": ["google"]}, {"split": "vendor"}])
+def test_pairs_need_both_vendors_in_each_split(tmp_path, options):
+    with pytest.raises(ConfigError, match="a pair has a picture by each vendor"):
+        EmojiPairs(str(tmp_path), **options)
+
+
 def test_emoji_that_were_altered_are_refused(emoji, tmp_path):
     Image.new("RGBA", (64, 64)).save(tmp_path / "Emoji" / "google" / "5.png")
     with pytest.raises(ConfigError, match=r"holds other files than the emoji of version 16.0.0"):
@@ -408,6 +449,23 @@ def test_a_cache_that_fails_leaves_the_old_one(tmp_path):
     cache.prepare("new", lambda: [split(True, [4, 5]), split(False, [6])])
     assert cache.load(True)[0][:, 0, 0, 0].tolist() == [4, 5]
     assert {path.suffix for path in tmp_path.iterdir()} == {"", ".lock"}
+
+
+def test_a_set_larger_than_memory_is_mapped(tmp_path):
+    """A terabyte of zeros, of which the disk holds none and memory the pages that are looked at."""
+    cache = ImageCache(tmp_path, [], (3, 2**15, 2**15))
+    cache.folder.mkdir()
+    np.save(cache.folder / "train.npy", np.arange(340))
+    with (cache.folder / "train.u8").open("wb") as file:
+        file.truncate(340 * 3 * 2**30)
+    images, labels = cache.load(train=True)
+    assert images.shape == (340, 3, 2**15, 2**15) and len(labels) == 340
+    assert images[torch.tensor([5, 339]), 2, -1, -1].tolist() == [0, 0]
+
+
+def test_a_split_of_which_nothing_can_be_read_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="the data have no test images that can be read"):
+        ImageCache(tmp_path, [], (1, 2, 2)).prepare("", lambda: [split(True, [1]), split(False, [])])
 
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):

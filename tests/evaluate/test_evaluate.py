@@ -34,7 +34,7 @@ def evaluated(config, trained, tmp_path):
 def test_the_whole_result(evaluated, tmp_path):
     result = evaluated("guidance.scale=2", "cas_images=24", "bits_n=2", "bits_steps=3")
     assert result.n == result.floor_n == 12
-    assert set(result.floor) == {*result.scores, "fid_in_shares", "n_in_shares"} - {"bits_per_dim"}
+    assert set(result.floor) == {*result.scores, "fid_in_shares", "n_in_shares", "twins"} - {"bits_per_dim"}
     expected = (
         "fid kid kid_std precision recall density coverage class_accuracy nearest copies cas bits_per_dim"
     )
@@ -200,7 +200,7 @@ def test_a_result_of_another_version_is_refused(tmp_path):
     "arrays, message",
     [
         ({"labels": np.zeros(3)}, "can't be read"),
-        ({"images": np.zeros((12, 28, 28), np.uint8)}, "give images uint8"),
+        ({"images": np.zeros((12, 28), np.uint8)}, "give images uint8"),
         ({"images": np.zeros((12, 1, 28, 28), np.float32)}, "give images uint8"),
         ({"images": np.zeros((12, 1, 28, 28), np.uint8), "labels": np.zeros(3)}, "labels float64"),
         ({"images": np.zeros((12, 1, 8, 8), np.uint8)}, "but those of Mnist"),

@@ -81,7 +81,6 @@ def test_halves_of_the_training_split_where_test_images_are_few(evaluator):
     orders = [torch.randperm(320, generator=rng.generator(0, "halves", draw)) for draw in range(10)]
     fids = [fid(features[order[:160]], features[order[160:]]) for order in orders]
     assert floor["fid_of_halves"] == pytest.approx(sum(fids) / 10)
-    assert floor["fid_of_halves"] < floor["fid"]  # which is of half as many images
 
 
 def test_twins_in_the_training_split_are_counted(evaluator, network):

@@ -357,7 +357,6 @@ MISTAKES = {
         samples=bomb.png data=mnist                         samples is bomb.png, no .npz file
         samples=empty data=mnist                            samples is empty, a folder: give a .npz
         samples=arrays.npz data=mnist                       it holds arr_0, but no images
-        samples=last.npz data=mnist                         which are (N, H, W, C): transpose them
         samples=last.npz data=mnist bits_n=5                bits_n is set, but samples are scored as they are
         data=mnist data.batch_size=0                        data.batch_size is 0
         samples=huge.npz data=mnist                         samples is huge.npz

@@ -336,8 +336,8 @@ MUTANTS = {
     ),
     "augment: every process draws the first one's share": Mutant(
         "train/module.py",
-        "generator)[rank::world_size])",
-        "generator)[: len(x)])",
+        "world_size, generator)[rank::world_size])",
+        "world_size, generator)[: len(x)])",
         "train/test_conditions.py::test_two_processes_augment_the_batch_of_one",
     ),
     "emoji: tones in both splits": Mutant(

@@ -85,7 +85,7 @@ def test_a_low_resolution_is_means_of_blocks_in_256_levels():
 def test_pairs_are_the_other_image_and_nothing_else():
     x, other = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
     assert Paired()(x, other) is other
-    with pytest.raises(ConfigError, match="no images: choose data of pairs"):
+    with pytest.raises(ConfigError, match="no images like them"):
         Paired()(x, torch.zeros(2))
 
 
@@ -218,8 +218,8 @@ def test_pairs_are_trained_sampled_and_scored(config, tmp_path):
             ["condition=low_resolution", "model=fc_unet"],
             "choose model.condition_channels=1, or another model",
         ),
-        (["augment=edm"], "augment_width is 0, but augment is Edm, which tells the network 9 numbers"),
-        (["model.augment_width=9"], "augment_width is 9, but augment is NoneType"),
+        (["augment=edm"], "augment_width is 0, but augment Edm tells the network 9 numbers"),
+        (["model.augment_width=9"], "augment_width is 9, but there is no augment to tell of"),
         (["augment=edm", "model=fc_unet"], "choose model.augment_width=9, or another model or augment"),
         (
             ["condition=paired", "model.condition_channels=1", "augment=flip"],
@@ -250,6 +250,43 @@ def test_two_processes_augment_the_batch_of_one(config):
         half, of_half = attached(build_module(cfg), rank, 2)._augmented(x[rank::2], 7, 0)
         assert torch.equal(half, whole[rank::2]) and torch.equal(of_half, told[rank::2])
     assert not torch.equal(attached(build_module(cfg))._augmented(x, 8, 0)[0], whole)
+
+
+def test_augmentation_is_the_same_in_half_precision(config):
+    """Coordinates in bfloat16 would move pixels by a sixteenth of one."""
+    from test_module import attached
+
+    module = attached(build_module(config("augment=edm", "model.augment_width=9", *TINY["small_unet"])))
+    x = to_float(Digits().load(train=True)[0][:20])
+    expected, _ = module._augmented(x, 7, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = module._augmented(x, 7, 0)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, x)
+
+
+@pytest.mark.parametrize("change", ["condition.factor=4", "condition.factor=7"])
+def test_a_run_goes_on_with_the_condition_that_it_had(config, tmp_path, change):
+    train(config(*UPSCALE, "callbacks.samples=null", f"out={tmp_path}/run"))
+    more = [f"ckpt={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2", f"out={tmp_path}/on"]
+    with pytest.raises(ConfigError, match=r"condition.factor was 2 and is"):
+        train(config(*UPSCALE, "callbacks.samples=null", change, *more))
+    with pytest.raises(ConfigError, match=r"augment.share was None and is 0.5"):
+        train(config(*UPSCALE, "callbacks.samples=null", "augment=flip", *more))
+
+
+def test_a_run_from_before_a_class_got_an_argument_goes_on(config, tmp_path):
+    options = [*SMALL, "callbacks.samples=null"]
+    train(config(*options, f"out={tmp_path}/run"))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    contents = torch.load(path)
+    for key in ("patch_size", "attention_at", "dropout", "condition_channels", "augment_width"):
+        del contents["hyper_parameters"]["model"][key]
+    torch.save(contents, path)
+    more = ["trainer.max_epochs=2", f"ckpt={path}"]
+    train(config(*options, *more, f"out={tmp_path}/on"))
+    with pytest.raises(ConfigError, match=r"model.patch_size was 2 and is 1"):
+        train(config(*options, *more, "model.patch_size=1", f"out={tmp_path}/other"))
 
 
 def test_the_network_is_told_in_training_alone(config):

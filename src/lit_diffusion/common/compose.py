@@ -54,16 +54,17 @@ def config_files(group: str) -> list[Path]:
 
 
 def name_of_choice(group: str, node: Mapping[str, Any]) -> str | None:
-    """Return the name of the file in a group that is about a node's class, None for none.
+    """Return the name of the only file in a group that is about a node's class, None for none or several.
 
     Data are about their source's class, and about the data set that a source of many names.
     """
+    found = []
     for path in config_files(group):
         config = cast(DictConfig, OmegaConf.load(path))
         config = config.get("source", config)
         if all(config.get(key) == node.get(key) for key in (TARGET, "name")):
-            return path.stem
-    return None
+            found.append(path.stem)
+    return found[0] if len(found) == 1 else None
 
 
 def check_chosen(cfg: Mapping[str, object], group: str) -> None:

@@ -1,5 +1,7 @@
 """Images: between uint8 and [-1, 1], from picture files, as grids and animations."""
 
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,10 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import atomic_write
 
 Resize = Literal["crop", "pad", "stretch"]
+UNREADABLE_PICTURE = (  # raised for a damaged file
+    OSError, AttributeError, ValueError, SyntaxError, TypeError, LookupError, EOFError, OverflowError,
+    struct.error, zlib.error,
+)  # fmt: skip
 MOST_PIXELS = 50_000_000  # of a picture that is read
 
 
@@ -55,16 +61,19 @@ def open_picture(path: str | Path) -> Image.Image:
                 f"{path} has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS:,}: give a "
                 "smaller picture"
             )
-        picture = ImageOps.exif_transpose(picture)  # a phone's photo upright
-        if picture.mode[0] in "IF":
-            picture = to_8_bits(picture)
-        return picture.convert("RGBA")
+        return in_rgba(picture)
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{path} is too large ({error}): give a smaller picture") from None
-    except (OSError, AttributeError, ValueError, SyntaxError, TypeError):
+    except UNREADABLE_PICTURE:
         raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
+
+
+def in_rgba(picture: Image.Image) -> Image.Image:
+    """Return a picture upright, as its EXIF data say, in RGBA of 8 bits."""
+    picture = ImageOps.exif_transpose(picture)
+    return (to_8_bits(picture) if picture.mode[0] in "IF" else picture).convert("RGBA")
 
 
 def fitted(

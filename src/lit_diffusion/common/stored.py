@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
-from lit_diffusion.common.build import TARGET, build, nodes
+from lit_diffusion.common.build import TARGET, build, callable_of, nodes
 from lit_diffusion.common.compose import composed, config_files, name_of_choice
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
-PLACES = {"root", "path", "cache"}  # arguments of a source that say where on this machine its files are
+PLACES = {"root": "data", "path": "???", "cache": "data/cache"}  # where a source's files are on this machine
 
 
 def check_plain(config: Any, name: str) -> None:
@@ -72,31 +72,40 @@ def stored_source(
 ) -> dict[str, Any]:
     """Return the config of the images that a checkpoint was trained on, and where they are here.
 
+    What the file says of them is taken only as far as their class lists it under ``stored``; the rest is that
+    of the one file in conf/data/ that is about the class, and of no file, if several are.
+
     Args:
         config: the stored config.
         root: the folder of their files; None: the one in conf/data.
-        trust: as in ``build_stored``.
+        trust: as in ``build_stored``; also names of data sets that may be fetched.
 
     Raises:
         ConfigError: a class that isn't trusted, or images that are somewhere else on each machine.
     """
     source = plain(config["data"].get("source"))
     check_names(source, "data.source", trust)
-    choice = name_of_choice("data", source)
-    if choice is None and (name := source.get("name")) and name not in trust:
+    choice, name = name_of_choice("data", source), source.get("name")
+    if choice is None and name is not None and name not in trust:
         raise ConfigError(
             f"the checkpoint's data.source.name is {name}, which conf/data/ doesn't name and which would be "
             f"fetched: if you trust whoever made the file, give trust=[{name}]"
         )
-    here = plain(composed("evaluate", [f"data={choice}"]).data.source) if choice else {"root": "data"}
-    for place in PLACES & {*source}:
-        source[place] = root if root and place != "cache" else here.get(place, "???")
-        if source[place] == "???":
-            raise ConfigError(
-                f"the model was trained on {source[TARGET].rpartition('.')[2]}, whose images may be "
-                "anywhere: give data_root, their place on this machine"
-            )
-    return source
+    if source[TARGET] in trust:
+        kept = {**source, **{place: default for place, default in PLACES.items() if place in source}}
+    else:
+        known = getattr(callable_of(source[TARGET], "data.source"), "stored", ())
+        here = plain(composed("evaluate", [f"data={choice}"]).data.source) if choice else {}
+        kept = {TARGET: source[TARGET], **here, **{key: source[key] for key in known if key in source}}
+    for place in ("root", "path"):
+        if place in source:
+            kept[place] = root or kept.get(place, "???")
+            if kept[place] == "???":
+                raise ConfigError(
+                    f"the model was trained on {source[TARGET].rpartition('.')[2]}, whose images may be "
+                    "anywhere: give data_root, their place on this machine"
+                )
+    return kept
 
 
 def check_names(node: Any, key: str, trust: Sequence[str] = ()) -> None:

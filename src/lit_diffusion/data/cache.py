@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ class ImageCache:
 
     A folder holds for each split the pixels of all images, one after the other, and their labels. They
     are mapped into memory, not read, so that a set may be larger than memory. Several processes may start
-    at once: one makes the cache, the others wait. A process that is killed leaves the old one.
+    at once: one makes the cache, the others wait. What a process that is killed leaves isn't taken for a
+    cache.
 
     Args:
         root: the folder of all caches.
@@ -78,8 +80,12 @@ class ImageCache:
                 for split in splits():
                     self._write(unfinished / SPLITS[split.train], split)
                 write_json(unfinished / CONTENT, content)
-                shutil.rmtree(self.folder, ignore_errors=True)
+                old = self.folder.with_suffix(".old")
+                shutil.rmtree(old, ignore_errors=True)
+                if self.folder.exists():
+                    self.folder.rename(old)
                 unfinished.rename(self.folder)
+                shutil.rmtree(old, ignore_errors=True)
             except BaseException:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
@@ -88,9 +94,10 @@ class ImageCache:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
         path = self.folder / SPLITS[train]
         labels = torch.from_numpy(np.load(path.with_suffix(".npy")))
-        shape = (len(labels), *self.shape)
-        # "c": a process may write to its view, as torch wants it, and the file stays as it is
-        return torch.from_numpy(np.memmap(path.with_suffix(".u8"), np.uint8, "c", shape=shape)), labels
+        pixels = np.memmap(path.with_suffix(".u8"), np.uint8, "r", shape=(len(labels), *self.shape))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing may be written there; a private copy needs memory
+            return torch.from_numpy(pixels), labels
 
     def _is_made_of(self, content: str) -> bool:
         """Return whether the cache is there, whole, and made of this content."""
@@ -98,7 +105,7 @@ class ImageCache:
             if json.loads((self.folder / CONTENT).read_text()) != content:
                 return False
             return all(self._is_whole(self.folder / split) for split in SPLITS.values())
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return False
 
     def _is_whole(self, path: Path) -> bool:
@@ -118,6 +125,10 @@ class ImageCache:
             for image, label in track(split.images, f"{path.name} images", split.n, transient=True):
                 file.write(image.numpy().tobytes())
                 labels.append(label)
+        if not labels:
+            raise ConfigError(
+                f"the data have no {path.name} images that can be read: give more of them, or another split"
+            )
         np.save(path.with_suffix(".npy"), np.array(labels, dtype=np.int64))
 
 

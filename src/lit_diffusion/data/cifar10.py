@@ -6,13 +6,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
+from lit_diffusion.common.shapes import Size
 from lit_diffusion.data import npm
 from lit_diffusion.data.cache import Split
 from lit_diffusion.data.torchvision_sets import TorchvisionImages
@@ -38,7 +39,7 @@ class Cifar10(TorchvisionImages):
         False: "8193b3fbce55bec361cd1b8fd4880cb1649832dc4d6de6da1e7a21847a4843aa",
     }
 
-    def __init__(self, root: str, image_size: Any = 32, channels: int = 3):
+    def __init__(self, root: str, image_size: Size = 32, channels: int = 3):
         super().__init__("CIFAR10", root, image_size, channels)
 
     def _splits(self) -> Iterator[Split]:

@@ -1,4 +1,4 @@
-"""Images in memory, served a batch at a time."""
+"""Images, served a batch at a time."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ class Source(Protocol):
     """A data set that can be fetched and loaded.
 
     One that is named in more than its class has a ``name``; one that can tell how many classes there are
-    has ``count_classes()``.
+    has ``count_classes()``; one that a checkpoint may describe further has ``stored``, the names of the
+    arguments that are taken from there.
     """
 
     def prepare(self) -> None:
@@ -104,7 +105,7 @@ class ImageDataModule(L.LightningDataModule):
         if hasattr(self, "train_set"):
             return
         images, labels = self.load(train=True)
-        device = self._device(images)
+        device = self._device(images.nbytes + labels.nbytes)
         self._digest = digest_of(images, labels)
         images, labels = images.to(device), labels.to(device)
         if not 0 < self.val_size < len(images):
@@ -208,9 +209,13 @@ class ImageDataModule(L.LightningDataModule):
         if images.shape[1:] != self.image_shape:
             raise ConfigError(
                 f"the data has images of shape {tuple(images.shape[1:])}, but data.channels and "
-                f"data.image_size say {self.image_shape}: set them to the images' own; nothing is resized"
+                f"data.image_size say {self.image_shape}: set them to the images' own"
             )
         if is_images(labels):
+            if self.num_classes:
+                raise ConfigError(
+                    f"the data has images in pairs, but data.num_classes is {self.num_classes}: choose 0"
+                )
             return
         if self.num_classes == 0 and labels.any():
             raise ConfigError(
@@ -244,10 +249,10 @@ class ImageDataModule(L.LightningDataModule):
             position,
         )
 
-    def _device(self, images: Tensor) -> torch.device:
-        """Return the GPU that trains if it has room; else the CPU, from which Lightning copies a batch."""
+    def _device(self, size: int) -> torch.device:
+        """Return the GPU that trains if it has room for so many bytes; else the CPU."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type != "cuda" or images.nbytes > MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda" or size > MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]:
             return torch.device("cpu")
         return device
 

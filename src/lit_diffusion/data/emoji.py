@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -77,6 +77,9 @@ class Emoji:
         seed: of the split.
     """
 
+    stored: ClassVar = (
+        "image_size", "channels", "vendors", "labels", "split", "skin_tones", "background", "seed",
+    )  # fmt: skip
     digests: ClassVar = {  # of all pictures of a vendor
         "google": "d4fa1aa84bde79f7771e12c098f878aca4d0fc726991b320900b9fe84b4f1e93",
         "twitter": "fd059372ce98d60a81fc69e2d195e793bfda1352395fd0639fbf92e802bbeadc",
@@ -110,6 +113,11 @@ class Emoji:
         self.seed = seed
         self.shape = (check_channels(channels), *height_width(image_size))
         self.cache = ImageCache(self.root / "cache", ["Emoji", background], self.shape)
+
+    @property
+    def name(self) -> str:
+        """The data set's name, beside its scores."""
+        return type(self).__name__ + (" by vendor" if self.labels == "vendor" else "")
 
     def count_classes(self) -> int:
         """Return how many classes there are."""
@@ -213,7 +221,19 @@ class Emoji:
 
 
 class EmojiPairs(Emoji):
-    """Pairs of pictures of the same emoji: the last vendor's, and, as its condition, the first one's."""
+    """Pairs of pictures of the same emoji: the last vendor's, and, as its condition, the first one's.
+
+    Args:
+        **options: as in ``Emoji``, with both vendors, and emoji in one of the splits.
+    """
+
+    def __init__(self, root: str, **options: Any):
+        super().__init__(root, **options)
+        if len(self.vendors) < 2 or self.split == "vendor":
+            raise ConfigError(
+                f"data.source has vendors {list(self.vendors)} and split {self.split}, but a pair has a "
+                "picture by each vendor: choose both vendors, and split=emoji"
+            )
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8 and their conditions, (N, C, H, W) uint8, of a split."""

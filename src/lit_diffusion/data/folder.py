@@ -1,11 +1,12 @@
 """A folder of pictures: the layout of torchvision's ImageFolder, with what real folders hold."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class Folder:
         bad_files: refuse or skip those that can't be read; either way they are named.
         cache: folder for the images once they are read.
     """
+
+    stored: ClassVar = ("image_size", "channels", "resize", "background", "test_share", "seed", "bad_files")
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class Folder:
 
     def _images(self, files: Sequence[tuple[Path, int]], bad: list[str]) -> Iterator[tuple[Tensor, int]]:
         """Yield the pictures that can be read, with their labels; add the others to ``bad``."""
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for first in range(0, len(files), BATCH):
                 some = files[first : first + BATCH]
                 images = pool.map(self._read, [path for path, _ in some])
@@ -164,12 +167,12 @@ def check_channels(channels: int) -> int:
 
 
 def check_layout(root: Path, files: Sequence[Path]) -> None:
-    """Raise ConfigError for pictures both in folders and beside them, or a split that lacks a class."""
-    held_out_folders = sorted(top_folders(files) & HELD_OUT)
-    if "train" in top_folders(files) and len(held_out_folders) > 1:
+    """Raise ConfigError for pictures both in folders and beside them, or splits that can't be told apart."""
+    others = sorted(top_folders(files) - {"train"})
+    if "train" in top_folders(files) and not split_folder(files):
         raise ConfigError(
-            f"data.source.root is {root}, which has {' and '.join(held_out_folders)} beside train: leave one "
-            "of them; validation images are a part of train, data.val_size"
+            f"data.source.root is {root}, which has {listed(others) or 'nothing'} beside its folder train: "
+            f"leave one of {', '.join(sorted(HELD_OUT))} there, or give {root / 'train'} itself"
         )
     depths = {min(len(path.parts), 2 + bool(split_folder(files))) for path in files}
     if len(depths) > 1:
@@ -177,6 +180,12 @@ def check_layout(root: Path, files: Sequence[Path]) -> None:
         raise ConfigError(
             f"data.source.root is {root}, which has pictures beside folders of pictures: {listed(beside)}; "
             "give each class a folder, or put all pictures into one"
+        )
+    trained = {name for path, name in zip(files, class_names(files), strict=True) if path.parts[0] == "train"}
+    if split_folder(files) and (unknown := {*class_names(files)} - trained):
+        raise ConfigError(
+            f"data.source.root is {root}, whose class {min(map(str, unknown))} isn't in train: add pictures "
+            "of it there, or leave it out"
         )
 
 
@@ -209,9 +218,17 @@ def labels_of(files: Sequence[Path]) -> list[int]:
 
 
 def visible_files(root: Path) -> list[Path]:
-    """Return all files in a folder and its folders, but for hidden ones, in the order of their names."""
-    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    return [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    """Return all files in a folder and its folders, linked ones too, but for hidden ones, in their order."""
+    files, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:  # a link to a folder that it is in
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(folder, name).relative_to(root) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def content_of(root: Path, files: Sequence[Path]) -> str:

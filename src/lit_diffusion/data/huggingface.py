@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from lit_diffusion.common.errors import (
     check_text,
     check_whole_number,
 )
-from lit_diffusion.common.images import Resize, check_colour, fitted
+from lit_diffusion.common.images import UNREADABLE_PICTURE, Resize, check_colour, fitted, in_rgba
 from lit_diffusion.common.shapes import Size, height_width
 from lit_diffusion.data.cache import ImageCache, Split, held_out
-from lit_diffusion.data.folder import check_channels
+from lit_diffusion.data.folder import check_channels, content_of, visible_files
 
 
 class HuggingFace:
@@ -37,6 +37,11 @@ class HuggingFace:
         resize, background: as in ``Folder``.
         cache: folder for the images once they are read.
     """
+
+    stored: ClassVar = (
+        "image_size", "channels", "subset", "train_split", "test_split", "image", "label",
+        "test_share", "seed", "resize", "background",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,7 +72,18 @@ class HuggingFace:
         self.seed = seed
         self.resize: Resize = resize
         self.background = check_colour("data.source.background", background)
-        rules = [path, subset, train_split, test_split, image, label, test_share, seed, resize, background]
+        rules = [
+            str(Path(path).absolute()) if Path(path).is_dir() else path,
+            subset,
+            train_split,
+            test_split,
+            image,
+            label,
+            test_share,
+            seed,
+            resize,
+            background,
+        ]
         self.cache = ImageCache(cache, rules, self.shape)
 
     @property
@@ -81,7 +97,9 @@ class HuggingFace:
         Raises:
             ConfigError: it can't be had, or has no images.
         """
-        self.cache.prepare(self.path, self._splits)
+        folder = Path(self.path)
+        content = content_of(folder, visible_files(folder)) if folder.is_dir() else self.path
+        self.cache.prepare(content, self._splits)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64, 0 without any."""
@@ -107,9 +125,16 @@ class HuggingFace:
 
     def _images(self, dataset: Any) -> Iterator[tuple[Tensor, int]]:
         image, label = self._column(dataset, "image"), self._column(dataset, "label")
-        for row in dataset:
-            picture = row[image].convert("RGBA")
-            yield fitted(picture, self.shape, self.background, self.resize), row[label] if label else 0
+        for number in range(len(dataset)):
+            try:
+                row = dataset[number]
+                picture, own = in_rgba(row[image]), int(row[label]) if label else 0
+            except UNREADABLE_PICTURE as error:
+                raise ConfigError(
+                    f"data.source.path is {self.path}, whose row {number} has no image, or no label, that "
+                    f"can be read ({' '.join(str(error).split())}): leave it out of the data set"
+                ) from None
+            yield fitted(picture, self.shape, self.background, self.resize), own
 
     def _column(self, dataset: Any, kind: str) -> str | None:
         """Return the name of the column of images, or of labels, of which there may be none.

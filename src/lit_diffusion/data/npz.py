@@ -2,7 +2,7 @@
 
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -29,6 +29,8 @@ class Npz:
         seed: of that choice.
     """
 
+    stored: ClassVar = ("test_share", "seed")
+
     def __init__(self, path: str, test_share: float = 0.1, seed: int = 0):
         check_text("data.source.path", path)
         check_number("data.source.test_share", test_share, least=0.001, most=0.999)
@@ -45,7 +47,7 @@ class Npz:
     def count_classes(self) -> int:
         """Return how many labels there are, 0 for a file without."""
         labels = read_arrays(self.path, "data.source.path").get("labels")
-        return 0 if labels is None else int(labels.max()) + 1
+        return 0 if labels is None or not len(labels) else int(labels.max()) + 1
 
     def prepare(self) -> None:
         """Raise ConfigError unless the file is there and holds images."""
@@ -64,7 +66,7 @@ class Npz:
 def images_and_labels(arrays: dict[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
     """Return the images and the labels, 0 where there are none, whose names begin like this."""
     images = arrays[f"{prefix}images"]
-    return images, arrays.get(f"{prefix}labels", torch.zeros(len(images), dtype=torch.int64))
+    return images, arrays.get(f"{prefix}labels", torch.zeros(len(images))).long()
 
 
 def read_arrays(path: Path, key: str) -> dict[str, Tensor]:
@@ -95,13 +97,19 @@ def read_arrays(path: Path, key: str) -> dict[str, Tensor]:
             f"{key} is {path}, which can't be read ({error}): give what "
             "np.savez(FILE, images=..., labels=...) wrote"
         ) from None
+    where = f"{key} is {path}"
     for prefix in ("", "test_"):
-        if f"{prefix}labels" in arrays:
-            check_labels(arrays[f"{prefix}labels"], arrays.get(f"{prefix}images"), f"{key} is {path}")
-    return {name: converted(name, array, f"{key} is {path}") for name, array in arrays.items()}
+        images, labels = (arrays.get(f"{prefix}{name}") for name in ("images", "labels"))
+        if images is not None:
+            arrays[f"{prefix}images"] = converted(images, f"{prefix}images", where)
+        if labels is not None:
+            check_labels(labels, images, where)
+    if "test_images" in arrays and ("test_labels" in arrays) != ("labels" in arrays):
+        raise ConfigError(f"{where}, with labels of one split alone: give both splits labels, or none")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def check_labels(labels: np.ndarray, images: Any, where: str) -> None:
+def check_labels(labels: np.ndarray, images: np.ndarray | None, where: str) -> None:
     """Raise ConfigError unless there is a whole number for each image."""
     n = 0 if images is None else len(images)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
@@ -111,14 +119,12 @@ def check_labels(labels: np.ndarray, images: Any, where: str) -> None:
         )
 
 
-def converted(name: str, array: np.ndarray, where: str) -> Tensor:
-    """Return an array of a file, images as (N, C, H, W)."""
-    if name.endswith("labels"):
-        return torch.from_numpy(array.astype(np.int64))
+def converted(array: np.ndarray, name: str, where: str) -> np.ndarray:
+    """Return images as (N, C, H, W); ConfigError for what can't be any."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise ConfigError(f"{where}, with {name} {array.dtype} {array.shape}: give images uint8 (N, C, H, W)")
     if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
-        array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    return torch.from_numpy(array)
+        return array[:, None]
+    if array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    return array

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from torchvision import datasets
 from torchvision.transforms.functional import to_pil_image
 
 from lit_diffusion.common.errors import ConfigError, check_text
-from lit_diffusion.common.images import Resize, check_colour, fitted
+from lit_diffusion.common.images import Resize, check_colour, fitted, in_rgba
 from lit_diffusion.common.shapes import Size, height_width
 from lit_diffusion.data.cache import ImageCache, Split
 from lit_diffusion.data.folder import check_channels
@@ -31,8 +31,11 @@ class TorchvisionImages:
         image_size: side of an image, or [height, width].
         channels: 3 for colours, 1 for grey.
         options: more of the class's arguments, {split: balanced} of EMNIST for example.
+        splits: names of the training and the test split, where the class has such.
         resize, background: as in ``Folder``.
     """
+
+    stored: ClassVar = ("name", "image_size", "channels", "options", "splits", "resize", "background")
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class TorchvisionImages:
         image_size: Size,
         channels: int = 3,
         options: Mapping[str, Any] | None = None,
+        splits: tuple[str, str] = ("train", "test"),
         resize: Resize = "crop",
         background: str = "white",
     ):
@@ -52,15 +56,21 @@ class TorchvisionImages:
                 f"data.source.name is {name}, which torchvision.datasets doesn't have: choose one, such as "
                 "CIFAR10 or SVHN"
             )
-        self.name = name
+        self._class = name
         self.dataset: Any = dataset
         self.root = root
         self.shape = (check_channels(channels), *height_width(image_size))
         self.options = dict(options or {})
+        self.splits = tuple(splits)
         self.resize: Resize = resize
         self.background = check_colour("data.source.background", background)
-        rules = [name, self.options, resize, background]
+        rules = [name, self.options, self.splits, resize, background]
         self.cache = ImageCache(Path(root, "cache"), rules, self.shape)
+
+    @property
+    def name(self) -> str:
+        """The data set's name, beside its scores; labels may depend on the options."""
+        return " ".join([self._class, *map(str, self.options.values())])
 
     def prepare(self) -> None:
         """Fetch the files and read the images, unless that was done.
@@ -68,7 +78,7 @@ class TorchvisionImages:
         Raises:
             ConfigError: the files can't be had, or aren't images with whole numbers as labels.
         """
-        self.cache.prepare(self.name, self._splits)
+        self.cache.prepare(self._class, self._splits)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
@@ -86,38 +96,50 @@ class TorchvisionImages:
 
     def _dataset(self, train: bool) -> Any:
         """Return torchvision's data set of a split, fetched if it is missing."""
-        parameters = inspect.signature(self.dataset).parameters
+        known = arguments_of(self.dataset)
         options: dict[str, Any] = {**self.options}
-        if "train" in parameters or issubclass(self.dataset, datasets.MNIST):
+        if "train" in known:
             options["train"] = train
-        elif "split" in parameters:
-            options["split"] = "train" if train else "test"
+        elif "split" in known:
+            options["split"] = self.splits[0 if train else 1]
         else:
             raise ConfigError(
-                f"data.source.name is {self.name}, which has no training and test split: choose another, or "
-                "unpack it and use data=folder"
+                f"data.source.name is {self._class}, which has no training and test split: choose another, "
+                "or unpack it and use data=folder"
             )
-        if "download" in parameters or "train" not in parameters:
+        if "download" in known:
             options["download"] = True
         try:
             return self.dataset(self.root, **options)
         except (RuntimeError, OSError, ValueError, TypeError, ImportError) as error:
             raise ConfigError(
-                f"data.source.name is {self.name}, which can't be had ({' '.join(str(error).split())}): put "
-                f"its files into {Path(self.root).absolute()}, where torchvision looks for them"
+                f"data.source.name is {self._class}, which can't be had ({' '.join(str(error).split())}): "
+                f"put its files into {Path(self.root).absolute()}, where torchvision looks for them"
             ) from None
 
     def _images(self, dataset: datasets.VisionDataset) -> Iterator[tuple[Tensor, int]]:
-        for image, label in dataset:
+        for index in range(len(dataset)):
+            image, label = dataset[index]
             if not isinstance(label, (int, np.integer)):
                 raise ConfigError(
-                    f"data.source.name is {self.name}, whose labels are no whole numbers ({label!r}): choose "
-                    "a data set of one label for each image"
+                    f"data.source.name is {self._class}, whose labels are no whole numbers ({label!r}): "
+                    "choose a data set of one label for each image"
                 )
             yield self._fitted(image), int(label)
 
     def _fitted(self, image: Image.Image | Tensor | np.ndarray) -> Tensor:
         picture = image if isinstance(image, Image.Image) else to_pil_image(image)
-        if self.name in TRANSPOSED:
+        if self._class in TRANSPOSED:
             picture = picture.transpose(Image.Transpose.TRANSPOSE)
-        return fitted(picture.convert("RGBA"), self.shape, self.background, self.resize)
+        return fitted(in_rgba(picture), self.shape, self.background, self.resize)
+
+
+def arguments_of(kind: type) -> set[str]:
+    """Return the names of a class's arguments, with those of the parents that it hands them on to."""
+    names: set[str] = set()
+    for parent in kind.__mro__:
+        parameters = inspect.signature(parent).parameters
+        names |= {*parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names

@@ -71,6 +71,11 @@ class Evaluation(AfterEpochs):
             self.evaluator = build_evaluator(source, **self.options, seed=self.seed, device=device)
         except ConfigError as error:
             raise ConfigError(f"callbacks.evaluation: {error}") from None
+        if pl_module.condition is not None and self.n > len(self.evaluator.test[0]):
+            raise ConfigError(
+                f"callbacks.evaluation.n is {self.n}, but test images condition the samples, and there are "
+                f"{len(self.evaluator.test[0])}: choose fewer"
+            )
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         denoiser = self.guidance.applied(pl_module.denoiser)

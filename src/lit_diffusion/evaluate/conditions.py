@@ -60,7 +60,7 @@ def check_own_data(cfg: DictConfig, loaded: Loaded, alternative: str) -> None:
     if loaded.config is None or not cfg.get("data"):
         return
     own, given = loaded.config.data.source, cfg.data.source
-    if any(own.get(key) != given.get(key) for key in (TARGET, "name")):
+    if any(own.get(key) != given.get(key) for key in (TARGET, "name", "options", "labels", "vendors")):
         names = (node.get("name") or node[TARGET].rpartition(".")[2] for node in (given, own))
         raise ConfigError(
             "the data are {}, but the model was trained on {}, whose labels are others: ".format(*names)

@@ -244,9 +244,12 @@ class Evaluator:
 
     def _classifier(self, network: FeatureNetwork) -> Classifier | None:
         """Return the network's classifier, if it has learnt these data."""
-        if network.classifier is None or network.metadata["recipe"]["data"] != self.name:
+        classifier = network.classifier
+        if classifier is None or network.metadata["recipe"]["data"] != self.name:
             return None
-        return network.classifier.to(self.device)
+        if classifier.head.out_features < self.num_classes:
+            return None
+        return classifier.to(self.device)
 
     @cached_property
     def _held_out(self) -> Tensor:

@@ -13,6 +13,7 @@ MEASURED_BY = {  # data -> our feature network
     "Mnist": "mnist",
     "FashionMnist": "fashion_mnist",
     "Emoji": "emoji",
+    "Emoji by vendor": "emoji",
     "EmojiPairs": "emoji",
 }
 
@@ -64,7 +65,13 @@ def build_evaluator(
     other = load_features(second, key="second") if second else None
     source.prepare()
     train, test = source.load(train=True), source.load(train=False)
-    first.check_channels(train[0].shape[1], "features")
+    first.check_shape(train[0].shape[1:], "features")
     if other:
-        other.check_channels(train[0].shape[1], "second")
+        other.check_shape(train[0].shape[1:], "second")
+    k, fewest = options.get("k", Evaluator.k), min(len(train[0]), len(test[0]))
+    if fewest <= k:
+        raise ConfigError(
+            f"k is {k}, the neighbours looked for, but {name} has a split of {fewest} images: choose a "
+            "smaller k, or a larger test split"
+        )
     return Evaluator(name, train, test, first, other, **options)

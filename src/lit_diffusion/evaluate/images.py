@@ -14,4 +14,5 @@ def read_samples(path: str) -> tuple[Tensor, Tensor | None]:
         ConfigError: there is no such file, or it holds something else.
     """
     arrays = read_arrays(Path(path), "samples")
-    return arrays["images"], arrays.get("labels")
+    labels = arrays.get("labels")
+    return arrays["images"], None if labels is None else labels.long()

@@ -62,6 +62,8 @@ def sampling_text(sampling: Mapping | None) -> str:
     if sampling is None:
         return ""
     condition = sampling["prompt"] or ("no label" if sampling["y"] is None else sampling["y"])
+    if "conditions" in sampling:
+        condition = "test images"
     settings = dict(sampling["sampler"])
     name = settings.pop("name")
     sampler = f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})"

@@ -89,7 +89,7 @@ def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
         check_bits(cfg, loaded, evaluator)
     make_folder(cfg.out)
     check_room(cfg, loaded)
-    settings = {**sampling_settings(cfg, loaded), "data": evaluator.name}
+    settings = {**sampling_settings(cfg, loaded, given), "data": evaluator.name}
     with partial_samples(Path(cfg.out) / PARTIAL, settings) as samples:
         sample_missing(cfg, loaded, given.y, samples)
         batch = range(min(cfg.batch_size, cfg.n))
@@ -158,6 +158,8 @@ def evaluation_name(cfg: DictConfig) -> str:
 def check_evaluation(cfg: DictConfig) -> None:
     """Raise ConfigError for a value that can't work, whatever the model and the data."""
     check_sampling(cfg)
+    if cfg.input is not None:
+        raise ConfigError(f"input is {cfg.input}, but what is scored is made of test images: leave it out")
     for key in ("features", "second"):
         if not (key == "second" and isinstance(cfg[key], bool)):
             check_text(key, cfg[key], or_null=True)

@@ -1,6 +1,7 @@
 """The networks that measure images: ours, which come with the project, and Inception."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,15 @@ class FeatureNetwork:
         network = self.network.to(device).eval()
         return torch.cat([network(part.to(device)).float().cpu() for part in images.split(self.batch_size)])
 
-    def check_channels(self, channels: int, key: str) -> None:
-        """Raise ConfigError unless it takes images of so many channels."""
+    def check_shape(self, shape: Sequence[int], key: str) -> None:
+        """Raise ConfigError unless it is made for images of this shape, (C, H, W)."""
+        channels, *sides = shape
         own = self.metadata.get("network", {}).get("channels", channels)
-        if own != channels:
+        learnt = self.metadata.get("recipe", {}).get("image_size", sides)  # older files don't say
+        if own != channels or list(learnt) != sides:
+            images = f"{own} channel(s)" if own != channels else f"{learnt[0]} x {learnt[1]} pixels"
             raise ConfigError(
-                f"{key} is {self.name}, for images of {own} channel(s), but these have {channels}: choose "
+                f"{key} is {self.name}, for images of {images}, but these are {tuple(shape)}: choose "
                 "another, or train one with python -m lit_diffusion.features"
             )
 

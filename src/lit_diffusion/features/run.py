@@ -60,7 +60,12 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     weights = {name: in_dtype(w.cpu(), DTYPES["float16"]) for name, w in classifier.state_dict().items()}
     classifier.load_state_dict(weights)
     share = accuracy(classifier, *data.load(train=False))
-    recipe = {"data": source_name(data.source), "seed": cfg.seed, "fit": plain(cfg.fit)}
+    recipe = {
+        "data": source_name(data.source),
+        "image_size": data.image_shape[1:],
+        "seed": cfg.seed,
+        "fit": plain(cfg.fit),
+    }
     write_weights(path, weights, {"network": network, "recipe": recipe, "accuracy": share}, "float16")
     return path, share, sha256_of(path)
 

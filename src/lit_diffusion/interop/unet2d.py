@@ -11,6 +11,7 @@ from lit_diffusion.models.blocks import (
     attention_levels,
     check_divides,
     check_image_size,
+    input_channels,
     labels_or_null,
     with_condition,
 )
@@ -55,9 +56,10 @@ class UNet2D(nn.Module):
         check_installed("model=unet2d needs", ["diffusers"], extra="export")
         from diffusers import UNet2DModel
 
-        if not widths or blocks < 1:
+        if not widths or blocks < 1 or num_classes < 0:
             raise ConfigError(
-                f"model.widths is {list(widths)} and model.blocks {blocks}: give at least one width and block"
+                f"model.widths is {list(widths)}, model.blocks {blocks} and model.num_classes {num_classes}: "
+                "give at least one width and block, and 0 classes (no labels) or more"
             )
         for width in widths:
             check_divides("groups", groups, width)
@@ -68,7 +70,7 @@ class UNet2D(nn.Module):
         self.condition_channels = condition_channels
         arguments = {
             "sample_size": sides,
-            "in_channels": channels + condition_channels,
+            "in_channels": input_channels(channels, condition_channels),
             "out_channels": channels,
             "block_out_channels": tuple(widths),
             "layers_per_block": blocks,
@@ -83,7 +85,11 @@ class UNet2D(nn.Module):
             "dropout": dropout,
             "num_class_embeds": num_classes + 1 if num_classes else None,
         }
-        self.unet = UNet2DModel(**{**arguments, **(options or {})})
+        if twice := sorted({*arguments} & {*(options or {})}):
+            raise ConfigError(
+                f"model.options has {twice[0]}, which is set already: use the model's own keys for it"
+            )
+        self.unet = UNet2DModel(**arguments, **(options or {}))
 
     def forward(self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the output (B, C, H, W); the arguments are those of ``SmallUNet``."""

@@ -15,6 +15,7 @@ from lit_diffusion.models.blocks import (
     attention_levels,
     check_image_size,
     group_norm,
+    input_channels,
     sinusoidal,
     with_condition,
 )
@@ -76,7 +77,7 @@ class AttnUNet(nn.Module):
         )
         self.label_embedding = LabelEmbedding(num_classes, time_width)
         self.augment_embedding = AugmentEmbedding(augment_width, time_width)
-        self.conv_in = nn.Conv2d(channels + condition_channels, down_channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(input_channels(channels, condition_channels), down_channels[0], 3, padding=1)
 
         block = {"time_width": time_width, "groups": groups}
         level_heads = [heads if attend else 0 for attend in attends]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.shapes import Size, height_width
 
 
@@ -62,6 +62,12 @@ def labels_or_null(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
     return y
 
 
+def input_channels(channels: int, condition_channels: int) -> int:
+    """Return the channels of a network's input; ConfigError for a negative number of them."""
+    check_whole_number("model.condition_channels", condition_channels, least=0)
+    return channels + condition_channels
+
+
 def with_condition(x_t: Tensor, y: Tensor | None, channels: int) -> tuple[Tensor, Tensor | None]:
     """Return what a network's first convolution is given, and the labels.
 
@@ -90,6 +96,7 @@ class AugmentEmbedding(nn.Module):
 
     def __init__(self, augment_width: int, width: int):
         super().__init__()
+        check_whole_number("model.augment_width", augment_width, least=0)
         self.linear = nn.Linear(augment_width, width, bias=False) if augment_width else None
 
     def forward(self, augment: Tensor | None, like: Tensor) -> Tensor:

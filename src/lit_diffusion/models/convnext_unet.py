@@ -16,6 +16,7 @@ from lit_diffusion.models.blocks import (
     AugmentEmbedding,
     LabelEmbedding,
     group_norm,
+    input_channels,
     sinusoidal,
     with_condition,
 )
@@ -68,7 +69,7 @@ class ConvNeXtUNet(nn.Module):
         self.time_mlp = nn.Sequential(nn.Linear(width, emb), nn.GELU(), nn.Linear(emb, emb))
         self.label_embedding = LabelEmbedding(num_classes, emb)
         self.augment_embedding = AugmentEmbedding(augment_width, emb)
-        self.conv_in = nn.Conv2d(channels + condition_channels, width, 7, padding=3)
+        self.conv_in = nn.Conv2d(input_channels(channels, condition_channels), width, 7, padding=3)
 
         levels = list(pairwise([width, *(width * m for m in multipliers)]))
         lowest = len(levels) - 1

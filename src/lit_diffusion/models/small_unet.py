@@ -15,6 +15,7 @@ from lit_diffusion.models.blocks import (
     attention_levels,
     check_image_size,
     group_norm,
+    input_channels,
     sinusoidal,
     with_condition,
 )
@@ -86,7 +87,9 @@ class SmallUNet(nn.Module):
         self.label_embedding = LabelEmbedding(num_classes, emb)
         self.augment_embedding = AugmentEmbedding(augment_width, emb)
         pixels = patch_size**2
-        self.conv_in = nn.Conv2d(pixels * (channels + condition_channels), widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(
+            pixels * input_channels(channels, condition_channels), widths[0], 3, padding=1
+        )
 
         def block(c_in: int, c_out: int, level: int) -> ResBlock:
             return ResBlock(c_in, c_out, emb, groups, heads if attends[level] else 0, dropout)

@@ -74,6 +74,8 @@ def sampled_by(cfg: DictConfig, loaded: Loaded) -> Conditions:
         )
     if cfg.input is not None:
         paths = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
+        if not paths:
+            raise ConfigError("input is an empty list: give at least one picture")
         shape = loaded.condition.input_shape(loaded.shape)
         given = torch.cat([load_picture(path, shape) for path in paths])
         return Conditions(loaded.condition.from_input(given, loaded.shape))

@@ -1,5 +1,6 @@
 """Sampling: a checkpoint in, images out."""
 
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -59,7 +60,7 @@ def sample(cfg: DictConfig) -> list[Path]:
     out = make_folder(cfg.out)
     check_room(cfg, loaded)
     check_arrays(cfg)
-    with partial_samples(out / PARTIAL, sampling_settings(cfg, loaded)) as samples:
+    with partial_samples(out / PARTIAL, sampling_settings(cfg, loaded, given)) as samples:
         sample_missing(cfg, loaded, given.y, samples)
         paths = write_samples(cfg, samples, given)
         samples.remove()
@@ -147,12 +148,14 @@ def write_gif(cfg: DictConfig, trajectory: Trajectory, path: Path) -> None:
     save_gif([grid(x_t, min(columns, len(x_t))) for x_t in x_ts], path)
 
 
-def sampling_settings(cfg: DictConfig, loaded: Loaded) -> dict[str, Any]:
+def sampling_settings(cfg: DictConfig, loaded: Loaded, given: Conditions) -> dict[str, Any]:
     """Return all that an image depends on, but for its number."""
     keys = ["y", "prompt", "negative_prompt", "input", "seed"]
     settings = plain(OmegaConf.masked_copy(cfg, keys))
     settings["precision"] = choose_precision(cfg.precision, loaded.device)
     sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
+    if given.y is not None and given.y.ndim == 4:
+        settings["conditions"] = hashlib.sha256(given.y.numpy().tobytes()).hexdigest()
     return {"weights": loaded.identity, **settings, "guidance": vars(loaded.guidance), "sampler": sampler}
 
 

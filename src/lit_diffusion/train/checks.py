@@ -110,10 +110,14 @@ def check_labels(known: int, given: int) -> None:
 def check_augment(module: LitDiffusion) -> None:
     """Raise ConfigError unless the network is told of the augmentation what it is made for."""
     told, wanted = getattr(module.denoiser.network, "augment_width", 0), getattr(module.augment, "width", 0)
+    if told != wanted and module.augment is None:
+        raise ConfigError(
+            f"model.augment_width is {told}, but there is no augment to tell of: choose 0, or augment=edm"
+        )
     if told != wanted:
         raise ConfigError(
-            f"model.augment_width is {told}, but augment is {type(module.augment).__name__}, which tells the "
-            f"network {wanted} numbers: choose model.augment_width={wanted}, or another model or augment"
+            f"model.augment_width is {told}, but augment {type(module.augment).__name__} tells the network "
+            f"{wanted} numbers: choose model.augment_width={wanted}, or another model or augment"
         )
     if module.augment is not None and isinstance(module.condition, Paired):
         raise ConfigError(

@@ -245,7 +245,8 @@ class LitDiffusion(L.LightningModule):
             return x, None
         rank, world_size = self.global_rank, self.trainer.world_size
         generator = rng.generator(self.seed, "augment", *key, device=self.device)
-        return self.augment(x, self.augment.draw(len(x) * world_size, generator)[rank::world_size])
+        with torch.autocast(x.device.type, enabled=False):  # half precision would misplace the pixels
+            return self.augment(x, self.augment.draw(len(x) * world_size, generator)[rank::world_size])
 
     def _learning_rate(self) -> float:
         return self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else 0.0

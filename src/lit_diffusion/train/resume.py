@@ -1,10 +1,12 @@
 """Whether a run can go on from a checkpoint."""
 
+import inspect
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lit_diffusion.checkpoint import PATH_GROUPS
+from lit_diffusion.common.build import TARGET, callable_of
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 
@@ -13,6 +15,8 @@ from lit_diffusion.common.errors import ConfigError
 SAME: dict[str, tuple[str, ...] | None] = {  # keys of a group; None: all
     **dict.fromkeys(PATH_GROUPS),
     "data": ("source._target_", "batch_size", "train_size", "val_size", "shuffle", "seed"),
+    "condition": None,
+    "augment": None,
     "module": ("seed", "fixed_noise", "min_snr_gamma"),
     "optimizer": None,
     "lr_scheduler": None,
@@ -52,10 +56,12 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
             f"{checkpoint['global_step']} steps, and trainer.max_epochs is {cfg.trainer.max_epochs} and "
             f"trainer.max_steps {cfg.trainer.max_steps}: choose more"
         )
+    newer = {group: {**defaults(now[group]), **(then.get(group) or {})} for group in PATH_GROUPS}
+    then = {**then, **newer}  # with the arguments that a class has got since
     changes = [
         f"{group}.{key} was {values[0]} and is {values[1]}"
         for group, keys in SAME.items()
-        for key in keys or sorted({*then.get(group, {}), *now[group]})
+        for key in keys or sorted({*(then.get(group) or {}), *(now.get(group) or {})})
         if (values := [value_at(config, f"{group}.{key}") for config in (then, now)])[0] != values[1]
     ]
     if changes:
@@ -63,6 +69,13 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
             f"ckpt {path} can't go on with this config ({'; '.join(changes)}): give the overrides of the "
             "run that made it, which its folder keeps in .hydra/overrides.yaml"
         )
+
+
+def defaults(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the default of each of a node's arguments that has one, as yaml would have it."""
+    parameters = inspect.signature(callable_of(node[TARGET], TARGET)).parameters
+    known = {name: parameters[name].default for name in node if name in parameters}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if v is not inspect._empty}
 
 
 def value_at(config: Any, key: str) -> Any:

@@ -1,14 +1,12 @@
 """Training: a config in, a trained model in the run's folder out."""
 
 import shutil
-import subprocess
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,7 +22,8 @@ from lit_diffusion.common.log import log, silence_warnings
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
-from lit_diffusion.conditions import check_condition
+from lit_diffusion.conditions import ImageCondition, check_condition
+from lit_diffusion.data.augment import Augment
 from lit_diffusion.data.datamodule import ImageDataModule, with_classes
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
@@ -43,6 +42,7 @@ from lit_diffusion.train.checks import (
     check_values,
     is_ours,
 )
+from lit_diffusion.train.description import count_parameters, describe, git_commit
 from lit_diffusion.train.hardware import check_hardware, precision_of_run, prepare_network
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run, has_ended
@@ -118,7 +118,9 @@ class Training:
 
 
 def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
-    """Build all parts of a training, so that what can't work is found; nothing is fetched or written.
+    """Build all parts of a training, so that what can't work is found; nothing is written.
+
+    Nothing is fetched, unless a data set must be to count its classes.
 
     Args:
         cfg: its config.
@@ -127,9 +129,9 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     Raises:
         ConfigError: a value that can't work.
     """
-    cfg = with_classes(cfg)
     check_values(cfg)
     check_hardware(cfg)
+    cfg = with_classes(cfg)
     if start:
         check_same_run(cfg, start, cfg.ckpt)
     cfg = cfg.copy()
@@ -192,8 +194,8 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
         denoiser=build_denoiser(cfg),
         optimizer=build(cfg.optimizer, "optimizer"),
         lr_scheduler=build_lr_scheduler(cfg.lr_scheduler),
-        condition=build(cfg.condition, "condition") if cfg.get("condition") else None,
-        augment=build(cfg.augment, "augment") if cfg.get("augment") else None,
+        condition=build_optional(cfg, "condition", ImageCondition),
+        augment=build_optional(cfg, "augment", Augment),
     )
     config = plain(cfg)
     module.save_hyperparameters(
@@ -201,6 +203,16 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
     )
     prepare_network(module.denoiser.network, cfg)
     return module
+
+
+def build_optional(cfg: DictConfig, part: str, kind: type) -> Any:
+    """Return a part that a training may have, None if it has none; ConfigError for one of another kind."""
+    if not cfg.get(part):
+        return None
+    built = build(cfg[part], part)
+    if not isinstance(built, kind):
+        raise ConfigError(f"{part} is a {type(built).__name__}, which is no {kind.__name__}")
+    return built
 
 
 def build_lr_scheduler(cfg: DictConfig) -> dict[str, Any]:
@@ -269,24 +281,3 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> L.Trainer:
         named = [f"trainer.{key} is {value}" for key, value in texts.items() if value in reason]
         which = f" ({', '.join(named)})" if named else ""
         raise ConfigError(f"Lightning refuses the trainer{which}: {reason}; choose another value") from error
-
-
-def describe(module: LitDiffusion) -> str:
-    """Return the parts and the size of the model in a line."""
-    denoiser = module.denoiser
-    parts = (type(part).__name__ for part in (denoiser.network, denoiser.schedule, denoiser.prediction))
-    return f"{' / '.join(parts)}, {count_parameters(module):,} parameters"
-
-
-def count_parameters(module: torch.nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def git_commit() -> str | None:
-    """Return the commit of this package's folder, None if it isn't under git."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

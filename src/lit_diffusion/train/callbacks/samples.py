@@ -187,7 +187,7 @@ class Denoised(AfterEpochs):
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         x, y = trainer.datamodule.val_set[: self.n]
         x = to_float(x)
-        rows = [x, *denoised_once(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
+        rows = [x.cpu(), *denoised_once(pl_module.denoiser, x, y, self.times, self.seed, pl_module.device)]
         times = ", ".join(f"{time:g}" for time in self.times)
         caption = f"images, and x_t and its estimate at t = {times}"
         log_picture(trainer, "samples/denoised", grid(torch.cat(rows), len(x)), caption)
