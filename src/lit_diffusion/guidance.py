@@ -63,8 +63,8 @@ class Guidance:
         return self.scale == 0 and self.interval == (0, 1)
 
     def applied(self, denoiser: Denoiser) -> Denoiser:
-        """Return the denoiser, guided; itself at scale 1, which is the plain conditional one."""
-        return denoiser if self.scale == 1 and self.rescale == 0 else Guided(denoiser, self)
+        """Return the denoiser, guided; itself where this is the default."""
+        return denoiser if self == Guidance() else Guided(denoiser, self)
 
 
 def _interval(value: Any) -> tuple[float, float]:

@@ -9,10 +9,11 @@ FILE = Path(__file__).parents[1] / "data" / "digits.npz"
 
 
 class Digits:
-    """Stands in for ``lit_diffusion.data.idx.Mnist`` where nothing may be downloaded."""
+    """Stands in for any source where nothing may be downloaded, of whatever size and colour it has."""
 
-    def __init__(self, root: str = ""):
-        pass
+    def __init__(self, root: str = "", image_size: int = 28, channels: int = 1, **others):
+        self.border = (image_size - 28) // 2
+        self.channels = channels
 
     def prepare(self) -> None:
         pass
@@ -21,7 +22,11 @@ class Digits:
         part = "train" if train else "test"
         with np.load(FILE) as arrays:
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-        return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
+        images = torch.nn.functional.pad(torch.from_numpy(images), [self.border] * 4)
+        return images.unsqueeze(1).repeat(1, self.channels, 1, 1), torch.from_numpy(labels).long()
+
+    def count_classes(self) -> int:
+        return 10
 
 
 class Mnist(Digits):

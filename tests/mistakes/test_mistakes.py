@@ -105,7 +105,7 @@ MISTAKES = {
         epochs=3                                            did you mean trainer.max_epochs or callbacks
         trainer.epochs=3                                    did you mean trainer.max_epochs?
         trainer.val_check_interval=5                        put a + before it, +trainer.val_check
-        model.depth=3                                       model has no depth: it has blocks
+        model.depth=3                                       model has no depth: it has attention_at
         sampler=heun sampler.eta=0.5                        sampler has no eta: it has clip, grid, steps
         +model=attn_unet                                    model is there already: leave the + out
         +seed=2                                             seed is there already: leave the + out

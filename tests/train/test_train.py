@@ -55,8 +55,13 @@ def test_every_pair_trains_and_every_model_with_two_of_them(config, tmp_path, mo
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains(config, tmp_path, experiment):
     choices = [f"experiment={experiment}", "debug=limit"]
-    if experiment == "record_gpu":
+    if experiment in ("record_gpu", "cifar10"):
+        assert config(*choices).trainer.accelerator == "gpu"
         choices.append("trainer=cpu")
+    if experiment == "emoji_style":
+        choices.append("data.source._target_=pairs.Inverted")
+    if experiment == "own_images":
+        choices.append("data.source.root=")
     metrics, objects = train(config(*choices, *tiny(config(*choices))))
     assert objects["trainer"].global_step == 3
     assert 0 < metrics["val/loss"] < float("inf")

@@ -12,6 +12,8 @@ from lit_diffusion.evaluate.evaluator import Evaluator
 from lit_diffusion.loading import Loaded
 from lit_diffusion.sample.conditions import Conditions, conditions, labels_of_images
 
+LABELLED_BY = ("name", "options", "labels", "vendors")  # arguments of a source on which its labels depend
+
 
 def evaluated_by(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[Conditions, Tensor | None]:
     """Return the conditions of the samples, and the label of each, (n,), None for no labels.
@@ -60,8 +62,9 @@ def check_own_data(cfg: DictConfig, loaded: Loaded, alternative: str) -> None:
     if loaded.config is None or not cfg.get("data"):
         return
     own, given = loaded.config.data.source, cfg.data.source
-    if any(own.get(key) != given.get(key) for key in (TARGET, "name", "options", "labels", "vendors")):
-        names = (node.get("name") or node[TARGET].rpartition(".")[2] for node in (given, own))
+    kinds = [node[TARGET].rpartition(".")[2] for node in (given, own)]
+    if kinds[0] != kinds[1] or any(own.get(key) != given.get(key) for key in LABELLED_BY):
+        names = (node.get("name") or kind for node, kind in zip((given, own), kinds, strict=True))
         raise ConfigError(
             "the data are {}, but the model was trained on {}, whose labels are others: ".format(*names)
             + f"choose its own data, or {alternative}"

@@ -56,8 +56,7 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
             f"{checkpoint['global_step']} steps, and trainer.max_epochs is {cfg.trainer.max_epochs} and "
             f"trainer.max_steps {cfg.trainer.max_steps}: choose more"
         )
-    newer = {group: {**defaults(now[group]), **(then.get(group) or {})} for group in PATH_GROUPS}
-    then = {**then, **newer}  # with the arguments that a class has got since
+    then = {**then, **{group: with_defaults(then.get(group) or {}, now[group]) for group in PATH_GROUPS}}
     changes = [
         f"{group}.{key} was {values[0]} and is {values[1]}"
         for group, keys in SAME.items()
@@ -71,11 +70,13 @@ def check_same_run(cfg: DictConfig, checkpoint: dict[str, Any], path: str) -> No
         )
 
 
-def defaults(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the default of each of a node's arguments that has one, as yaml would have it."""
-    parameters = inspect.signature(callable_of(node[TARGET], TARGET)).parameters
-    known = {name: parameters[name].default for name in node if name in parameters}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if v is not inspect._empty}
+def with_defaults(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored part with the arguments that its class has got since, which it had by default."""
+    if then.get(TARGET) != now.get(TARGET):
+        return then
+    parameters = inspect.signature(callable_of(now[TARGET], TARGET)).parameters
+    new = {name: parameters[name].default for name in now if name in parameters and name not in then}
+    return {**then, **{k: list(v) if isinstance(v, tuple) else v for k, v in new.items()}}
 
 
 def value_at(config: Any, key: str) -> Any:
