@@ -8,9 +8,12 @@ import pytest
 import torch
 from commands import TINY
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.common import compose, stored
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.stored import stored_source
 from lit_diffusion.edit.run import edit
 from lit_diffusion.evaluate.run import evaluate
 from lit_diffusion.export.run import export
@@ -208,3 +211,65 @@ def test_a_path_in_a_checkpoint_is_never_copied(config, tmp_path):
     train(config(*SMALL, "trainer.max_epochs=2", f"ckpt={tmp_path}/theirs/last.ckpt", f"out={tmp_path}/mine"))
     best = tmp_path / "mine" / "checkpoints" / "best.ckpt"
     assert not best.is_file() or b"root:" not in best.read_bytes()
+
+
+FOLDER = {"_target_": "lit_diffusion.data.folder.Folder", "root": "/etc", "cache": "/etc", "image_size": 64}
+TORCHVISION = "lit_diffusion.data.torchvision_sets.TorchvisionImages"
+
+
+@pytest.mark.parametrize(
+    "source, root, expected",
+    [
+        (FOLDER, "mine", {"root": "mine", "cache": "data/cache", "image_size": 64}),
+        ({"_target_": "lit_diffusion.data.npz.Npz", "path": "/etc/x.npz"}, "mine.npz", {"path": "mine.npz"}),
+        ({"_target_": "lit_diffusion.data.emoji.Emoji", "root": "/etc"}, None, {"root": "data"}),
+        ({"_target_": "lit_diffusion.data.idx.Mnist", "root": "../.."}, None, {"root": "data"}),
+        ({"_target_": TORCHVISION, "name": "KMNIST", "root": "/etc"}, None, {"root": "data"}),
+    ],
+)
+def test_where_images_lie_is_said_by_the_command(source, root, expected):
+    found = stored_source({"data": {"source": source}}, root)
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "source, says",
+    [
+        (FOLDER, "whose images may be anywhere: give data_root"),
+        (
+            {"_target_": "lit_diffusion.data.huggingface.HuggingFace", "path": "owner/name"},
+            "whose images may be anywhere: give data_root",
+        ),
+        ({"_target_": TORCHVISION, "name": "Places365", "root": "data"}, "would be fetched: if you trust"),
+    ],
+)
+def test_images_that_only_a_file_names_are_not_looked_for(source, says):
+    with pytest.raises(ConfigError, match=says):
+        stored_source({"data": {"source": source}})
+
+
+def test_a_file_sets_no_argument_that_a_source_does_not_list(tmp_path, monkeypatch):
+    """A source of the user's own, which reads a file: which one, its yaml says."""
+    own = tmp_path / "own.yaml"
+    own.write_text("source:\n  _target_: digits.Digits\n  file: mine.npz\n  image_size: 28\n")
+    listed = compose.config_files
+    monkeypatch.setattr(
+        compose, "config_files", lambda group: [*listed(group), own] if group == "data" else []
+    )
+    monkeypatch.setattr(stored, "config_files", compose.config_files)
+    node = {"data": {"source": OmegaConf.load(own).source}}
+    monkeypatch.setattr(stored, "composed", lambda *_: OmegaConf.create(node))
+    theirs = {"_target_": "digits.Digits", "file": "/etc/passwd", "image_size": 64}
+    assert stored_source({"data": {"source": theirs}})["file"] == "mine.npz"
+
+
+def test_two_files_about_one_class_say_nothing_of_where_its_images_lie(monkeypatch, tmp_path):
+    """Not that the first of them is meant."""
+    for name in ("cats", "dogs"):
+        text = f"source:\n  _target_: lit_diffusion.data.folder.Folder\n  root: {name}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(compose, "config_files", lambda group: sorted(tmp_path.glob("*.yaml")))
+    monkeypatch.setattr(stored, "config_files", compose.config_files)
+    with pytest.raises(ConfigError, match="give data_root"):
+        stored_source({"data": {"source": FOLDER}})
+    assert stored_source({"data": {"source": FOLDER}}, "mine")["root"] == "mine"
