@@ -236,6 +236,11 @@ def test_options_that_cannot_work_are_refused(source, options, says):
         source(**options)
 
 
+def test_a_folder_that_is_not_given_is_asked_for(config):
+    with pytest.raises(ConfigError, match=r"data.source.root is missing: give data.source.root=VALUE"):
+        train(config("data=folder", FOLDER))
+
+
 def test_a_folder_that_is_missing_is_refused(source):
     with pytest.raises(ConfigError, match="does not exist: give a folder of pictures"):
         source().prepare()

@@ -128,6 +128,8 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     for name, value in arguments.items():
         if name.startswith("_"):
             continue
+        if value == "???":
+            raise ConfigError(f"{key}.{name} is missing: give {key}.{name}=VALUE")
         if name not in parameters and not anything:
             near = get_close_matches(name, parameters, n=1, cutoff=0.7)
             advice = f"did you mean {near[0]}?" if near else f"leave it out, ~{key}.{name}"
