@@ -401,7 +401,8 @@ def test_emoji_that_cannot_be_fetched(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise subprocess.CalledProcessError(1, "npm")
 
-    monkeypatch.setattr(emoji_module.npm, "unpack", offline)
+    monkeypatch.setattr(emoji_module.npm.shutil, "which", lambda name: name)
+    monkeypatch.setattr(emoji_module.npm.subprocess, "run", offline)
     with pytest.raises(ConfigError, match=r"the emoji of google can't be fetched .*img/google/64 of the npm"):
         Emoji(str(tmp_path)).prepare()
     assert not list(Path(tmp_path, "Emoji").glob(".fetch*"))

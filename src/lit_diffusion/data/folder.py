@@ -81,7 +81,7 @@ class Folder:
 
     def count_classes(self) -> int:
         """Return how many classes there are, 0 for a folder without labels."""
-        return len(classes_of(self._files()))
+        return len(classes_of(self._files()[0]))
 
     def prepare(self) -> None:
         """Read the pictures, unless that was done since the folder last changed.
@@ -90,8 +90,7 @@ class Folder:
             ConfigError: there is no such folder, it has no pictures or is laid out in another way, or files
                 can't be read.
         """
-        files = self._files()
-        others = [path for path in visible_files(self.root) if path.suffix.lower() not in PICTURES]
+        files, others = self._files()
         if others:
             log.warning(f"{self.root}: {len(others)} files are no pictures by name: {listed(others)}")
         self.cache.prepare(content_of(self.root, files), partial(self._splits, files))
@@ -102,19 +101,20 @@ class Folder:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64, 0 without classes."""
         return self.cache.load(train)
 
-    def _files(self) -> list[Path]:
-        """Return the pictures, relative to the folder, in the order of their names."""
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """Return the pictures, and the other files, relative to the folder, in the order of their names."""
         if not self.root.is_dir():
             problem = "is no folder" if self.root.exists() else "does not exist"
             raise ConfigError(f"data.source.root is {self.root}, which {problem}: give a folder of pictures")
-        pictures = [path for path in visible_files(self.root) if path.suffix.lower() in PICTURES]
+        files = visible_files(self.root)
+        pictures = [path for path in files if path.suffix.lower() in PICTURES]
         if not pictures:
             raise ConfigError(
                 f"data.source.root is {self.root}, which has no pictures ({', '.join(sorted(PICTURES))}): "
                 "give a folder that has some"
             )
         check_layout(self.root, pictures)
-        return pictures
+        return pictures, [path for path in files if path.suffix.lower() not in PICTURES]
 
     def _splits(self, files: Sequence[Path]) -> Iterator[Split]:
         """Yield both splits of the pictures that can be read; at the end name the others.

