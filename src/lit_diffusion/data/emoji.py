@@ -13,11 +13,11 @@ from torch import Tensor
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError, check_text, check_whole_number
 from lit_diffusion.common.files import make_folder
-from lit_diffusion.common.images import check_colour, fitted, open_picture
-from lit_diffusion.common.shapes import Size, height_width
+from lit_diffusion.common.images import open_picture
+from lit_diffusion.common.shapes import Size
 from lit_diffusion.data import npm
-from lit_diffusion.data.cache import ImageCache, Split
-from lit_diffusion.data.folder import check_channels
+from lit_diffusion.data.cache import Split
+from lit_diffusion.data.pictures import Pictures
 
 Vendor = Literal["google", "twitter"]
 CATEGORIES = (  # Unicode's, in its order
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
     tone: bool
 
 
-class Emoji:
+class Emoji(Pictures):
     """Google's Noto and Twitter's Twemoji: about 1,870 emoji each, and as many in other tones of skin.
 
     The pictures of 64 x 64 pixels are laid on the background and scaled. They are those of npm's packages
@@ -65,13 +65,11 @@ class Emoji:
 
     Args:
         root: folder of the files; they lie in ``root``/Emoji/VENDOR.
-        image_size: side of an image, or [height, width].
-        channels: 3 for colours, 1 for grey.
+        image_size, channels, background: as in ``Pictures``.
         vendors: whose pictures.
         labels: category, the place in ``CATEGORIES``; or vendor, the place in ``vendors``.
         split: emoji, a tenth of all emoji at random is the test split; or vendor, the last one's are.
         skin_tones: whether the pictures in other tones of skin are taken too.
-        background: colour behind transparent pixels.
         seed: of the split.
     """
 
@@ -107,10 +105,8 @@ class Emoji:
         self.labels = labels
         self.split = split
         self.skin_tones = skin_tones
-        self.background = check_colour("data.source.background", background)
         self.seed = seed
-        self.shape = (check_channels(channels), *height_width(image_size))
-        self.cache = ImageCache(self.root / "cache", ["Emoji", background], self.shape)
+        super().__init__(["Emoji"], self.root / "cache", image_size, channels, "crop", background, VENDORS)
 
     @property
     def name(self) -> str:
@@ -136,7 +132,7 @@ class Emoji:
         pictures = self._list()
         images, labels = [], []
         for k, vendor in enumerate(self.vendors):
-            mine = self._of_vendor(vendor)
+            mine, _ = self.cache.load(vendor)
             chosen = self._chosen(mine, pictures, vendor, train)
             images.append(mine[chosen])
             labels += [pictures[i].category if self.labels == "category" else k for i in chosen]
@@ -179,21 +175,14 @@ class Emoji:
     def _folder(self, vendor: str) -> Path:
         return self.root / "Emoji" / vendor
 
-    def _of_vendor(self, vendor: str) -> Tensor:
-        """Return a vendor's pictures, (N, C, H, W) uint8, in the order of the list."""
-        return self.cache.load(train=vendor == VENDORS[0])[0]
-
     def _pictures(self) -> Iterator[Split]:
-        """Yield the pictures of each vendor, as if they were the two splits of a data set."""
+        """Yield the pictures of each vendor, in the order of the list."""
         pictures = self._list()
         for vendor in VENDORS:
             folder = self._folder(vendor)
             check_pictures(folder, self.digests[vendor])
-            images = (
-                (fitted(open_picture(folder / p.file), self.shape, self.background), p.emoji)
-                for p in pictures
-            )
-            yield Split(vendor == VENDORS[0], len(pictures), images)
+            images = ((self._fitted(open_picture(folder / p.file)), p.category) for p in pictures)
+            yield Split(vendor, len(pictures), images)
 
     def _fetch(self, vendor: str) -> None:
         """Fetch a vendor's pictures unless they are there."""
@@ -234,7 +223,7 @@ class EmojiPairs(Emoji):
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8 and their conditions, (N, C, H, W) uint8, of a split."""
-        first, last = (self._of_vendor(vendor) for vendor in (self.vendors[0], self.vendors[-1]))
+        first, last = (self.cache.load(vendor)[0] for vendor in (self.vendors[0], self.vendors[-1]))
         chosen = self._chosen(last, self._list(), self.vendors[-1], train)
         return last[chosen], first[chosen]
 

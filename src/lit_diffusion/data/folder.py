@@ -11,11 +11,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError, check_number, check_text, check_whole_number
-from lit_diffusion.common.images import Resize, check_colour, fitted, open_picture
+from lit_diffusion.common.errors import ConfigError, check_text
+from lit_diffusion.common.images import Resize, open_picture
 from lit_diffusion.common.log import log
-from lit_diffusion.common.shapes import Size, height_width
-from lit_diffusion.data.cache import ImageCache, Split, held_out
+from lit_diffusion.common.shapes import Size
+from lit_diffusion.data.cache import Split, check_held_out, held_out
+from lit_diffusion.data.pictures import Pictures
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders that may be the test split, beside train
@@ -23,7 +24,7 @@ NAMED = 5  # files that an error names
 BATCH = 256  # files that are read ahead
 
 
-class Folder:
+class Folder(Pictures):
     """The pictures in a folder: a folder for each class, or all in one, without labels.
 
         root/cat/1.png           or    root/train/cat/1.png     or    root/1.png
@@ -37,14 +38,10 @@ class Folder:
 
     Args:
         root: the folder.
-        image_size: side of an image, or [height, width].
-        channels: 3 for colours, 1 for grey.
-        resize: what becomes of pictures of another shape: crop, pad or stretch, as in ``images.fitted``.
-        background: colour behind transparent pixels.
+        image_size, channels, resize, background, cache: as in ``Pictures``.
         test_share: of the pictures, where the folder has no split of its own.
         seed: of that choice.
         bad_files: refuse or skip those that can't be read; either way they are named.
-        cache: folder for the images once they are read.
     """
 
     stored: ClassVar = ("image_size", "channels", "resize", "background", "test_share", "seed", "bad_files")
@@ -62,17 +59,13 @@ class Folder:
         cache: str = "data/cache",
     ):
         check_text("data.source.root", root)
-        check_number("data.source.test_share", test_share, least=0.001, most=0.999)
-        check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
+        check_held_out(test_share, seed)
         self.root = Path(root)
-        self.shape = (check_channels(channels), *height_width(image_size))
-        self.background = check_colour("data.source.background", background)
-        self.resize: Resize = resize
+        rules = [str(self.root.absolute()), test_share, seed, bad_files]
+        super().__init__(rules, cache, image_size, channels, resize, background)
         self.test_share = test_share
         self.seed = seed
         self.skips = bad_files == "skip"
-        rules = [str(self.root.absolute()), resize, background, test_share, seed, bad_files]
-        self.cache = ImageCache(cache, rules, self.shape)
 
     @property
     def name(self) -> str:
@@ -96,10 +89,6 @@ class Folder:
         self.cache.prepare(content_of(self.root, files), partial(self._splits, files))
         if classes := classes_of(files):
             log.info(f"classes: {', '.join(f'{label} {name}' for label, name in enumerate(classes))}")
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64, 0 without classes."""
-        return self.cache.load(train)
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """Return the pictures, and the other files, relative to the folder, in the order of their names."""
@@ -128,9 +117,9 @@ class Folder:
         else:
             test = held_out(labels, self.test_share, self.seed)
         bad: list[str] = []
-        for train in (True, False):
-            places = (test != train).nonzero()[:, 0].tolist()
-            yield Split(train, len(places), self._images([(files[k], int(labels[k])) for k in places], bad))
+        for name, chosen in (("train", ~test), ("test", test)):
+            places = chosen.nonzero()[:, 0].tolist()
+            yield Split(name, len(places), self._images([(files[k], int(labels[k])) for k in places], bad))
         if bad and self.skips:
             log.warning(f"{self.root}: skipped {len(bad)} of {len(files)} pictures: {listed(bad)}")
         elif bad:
@@ -154,16 +143,9 @@ class Folder:
     def _read(self, path: Path) -> Tensor | str:
         """Return a picture as uint8 (C, H, W), or why it can't be read."""
         try:
-            return fitted(open_picture(self.root / path), self.shape, self.background, self.resize)
+            return self._fitted(open_picture(self.root / path))
         except ConfigError as error:
             return str(error).partition(":")[0].replace(f"{self.root / path} ", "")
-
-
-def check_channels(channels: int) -> int:
-    """Return the channels of images that are read from pictures; ConfigError unless grey or colours."""
-    if channels not in (1, 3):
-        raise ConfigError(f"data.channels is {channels}: choose 3 for colours, or 1 for grey")
-    return channels
 
 
 def check_layout(root: Path, files: Sequence[Path]) -> None:

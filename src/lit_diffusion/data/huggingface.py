@@ -7,35 +7,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_diffusion.common.errors import (
-    ConfigError,
-    check_installed,
-    check_number,
-    check_text,
-    check_whole_number,
-)
-from lit_diffusion.common.images import UNREADABLE_PICTURE, Resize, check_colour, fitted, in_rgba
-from lit_diffusion.common.shapes import Size, height_width
-from lit_diffusion.data.cache import ImageCache, Split, held_out
-from lit_diffusion.data.folder import check_channels, content_of, visible_files
+from lit_diffusion.common.errors import ConfigError, check_installed, check_text
+from lit_diffusion.common.images import UNREADABLE_PICTURE, Resize, in_rgba
+from lit_diffusion.common.shapes import Size
+from lit_diffusion.data.cache import SPLITS, Split, check_held_out, held_out
+from lit_diffusion.data.folder import content_of, visible_files
+from lit_diffusion.data.pictures import Pictures
 
 
-class HuggingFace:
+class HuggingFace(Pictures):
     """A data set with a column of images, and perhaps one of class labels; needs the package datasets.
 
-    Images are scaled and cropped as ``Folder`` does it, and kept under ``cache``. ``datasets`` runs no code
-    of a data set's author.
+    ``datasets`` runs no code of a data set's author.
 
     Args:
         path: OWNER/NAME, or a folder.
-        image_size: side of an image, or [height, width].
-        channels: 3 for colours, 1 for grey.
+        image_size, channels, resize, background, cache: as in ``Pictures``.
         subset: of the data set, where it has several.
         train_split, test_split: names of its splits; no test_split: a share of the training split.
         image, label: names of the columns; None: the first of their kind, and for label perhaps none.
         test_share, seed: as in ``Folder``.
-        resize, background: as in ``Folder``.
-        cache: folder for the images once they are read.
     """
 
     stored: ClassVar = (
@@ -60,31 +51,17 @@ class HuggingFace:
         cache: str = "data/cache",
     ):
         check_text("data.source.path", path)
-        check_number("data.source.test_share", test_share, least=0.001, most=0.999)
-        check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
+        check_held_out(test_share, seed)
         check_installed("data=huggingface needs", ["datasets"], extra="huggingface")
         self.path = path
         self.subset = subset
-        self.splits = {True: train_split, False: test_split}
+        self.splits = {"train": train_split, "test": test_split}
         self.columns = {"image": image, "label": label}
-        self.shape = (check_channels(channels), *height_width(image_size))
         self.test_share = test_share
         self.seed = seed
-        self.resize: Resize = resize
-        self.background = check_colour("data.source.background", background)
-        rules = [
-            str(Path(path).absolute()) if Path(path).is_dir() else path,
-            subset,
-            train_split,
-            test_split,
-            image,
-            label,
-            test_share,
-            seed,
-            resize,
-            background,
-        ]
-        self.cache = ImageCache(cache, rules, self.shape)
+        place = str(Path(path).absolute()) if Path(path).is_dir() else path
+        rules = [place, subset, train_split, test_split, image, label, test_share, seed]
+        super().__init__(rules, cache, image_size, channels, resize, background)
 
     @property
     def name(self) -> str:
@@ -101,27 +78,23 @@ class HuggingFace:
         content = content_of(folder, visible_files(folder)) if folder.is_dir() else self.path
         self.cache.prepare(content, self._splits)
 
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64, 0 without any."""
-        return self.cache.load(train)
-
     def count_classes(self) -> int:
         """Return how many classes there are, 0 for a data set without labels."""
-        train = self._dataset(train=True)
+        train = self._dataset("train")
         column = self._column(train, "label")
         return train.features[column].num_classes if column else 0
 
     def _splits(self) -> Iterator[Split]:
-        train = self._dataset(train=True)
-        if self.splits[False]:
-            parts = {True: train, False: self._dataset(train=False)}
+        train = self._dataset("train")
+        if self.splits["test"]:
+            parts = [train, self._dataset("test")]
         else:
             column = self._column(train, "label")
             labels = torch.tensor(train[column] if column else [0] * len(train))
             test = held_out(labels, self.test_share, self.seed)
-            parts = {side: train.select((test != side).nonzero()[:, 0].tolist()) for side in (True, False)}
-        for side, part in parts.items():
-            yield Split(side, len(part), self._images(part))
+            parts = [train.select(side.nonzero()[:, 0].tolist()) for side in (~test, test)]
+        for name, part in zip(SPLITS, parts, strict=True):
+            yield Split(name, len(part), self._images(part))
 
     def _images(self, dataset: Any) -> Iterator[tuple[Tensor, int]]:
         image, label = self._column(dataset, "image"), self._column(dataset, "label")
@@ -134,7 +107,7 @@ class HuggingFace:
                     f"data.source.path is {self.path}, whose row {number} has no image, or no label, that "
                     f"can be read ({' '.join(str(error).split())}): leave it out of the data set"
                 ) from None
-            yield fitted(picture, self.shape, self.background, self.resize), own
+            yield self._fitted(picture), own
 
     def _column(self, dataset: Any, kind: str) -> str | None:
         """Return the name of the column of images, or of labels, of which there may be none.
@@ -153,11 +126,11 @@ class HuggingFace:
             f"one of {wanted.__name__}"
         )
 
-    def _dataset(self, train: bool) -> Any:
+    def _dataset(self, name: str) -> Any:
         """Return the data set of a split, fetched if it is missing."""
         from datasets import load_dataset
 
-        split = self.splits[train]
+        split = self.splits[name]
         try:
             return load_dataset(self.path, self.subset, split=split)
         except Exception as error:  # it raises what the network and each file format raise

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError, check_number, check_text, check_whole_number
-from lit_diffusion.data.cache import held_out
+from lit_diffusion.common.errors import ConfigError, check_text
+from lit_diffusion.data.cache import check_held_out, held_out
 
 UNREADABLE_ZIP = (  # raised for a damaged file of arrays
     OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile, zlib.error,
@@ -33,8 +33,7 @@ class Npz:
 
     def __init__(self, path: str, test_share: float = 0.1, seed: int = 0):
         check_text("data.source.path", path)
-        check_number("data.source.test_share", test_share, least=0.001, most=0.999)
-        check_whole_number("data.source.seed", seed, 0, 2**63 - 1)
+        check_held_out(test_share, seed)
         self.path = Path(path)
         self.test_share = test_share
         self.seed = seed

@@ -12,27 +12,25 @@ from torchvision import datasets
 from torchvision.transforms.functional import to_pil_image
 
 from lit_diffusion.common.errors import ConfigError, check_text
-from lit_diffusion.common.images import Resize, check_colour, fitted, in_rgba
-from lit_diffusion.common.shapes import Size, height_width
-from lit_diffusion.data.cache import ImageCache, Split
-from lit_diffusion.data.folder import check_channels
+from lit_diffusion.common.images import Resize, in_rgba
+from lit_diffusion.common.shapes import Size
+from lit_diffusion.data.cache import SPLITS, Split
+from lit_diffusion.data.pictures import Pictures
 
 TRANSPOSED = {"EMNIST"}  # whose images torchvision hands on with rows and columns exchanged
 
 
-class TorchvisionImages:
+class TorchvisionImages(Pictures):
     """The training and the test split of a data set of torchvision, which fetches and checks the files.
 
-    Its images are scaled and cropped as ``Folder`` does it, and kept under ``root``/cache.
+    Its images are kept under ``root``/cache.
 
     Args:
         name: of its class in torchvision.datasets: CIFAR10, SVHN, ...
         root: folder of the files.
-        image_size: side of an image, or [height, width].
-        channels: 3 for colours, 1 for grey.
+        image_size, channels, resize, background: as in ``Pictures``.
         options: more of the class's arguments, {split: balanced} of EMNIST for example.
         splits: names of the training and the test split, where the class has such.
-        resize, background: as in ``Folder``.
     """
 
     stored: ClassVar = ("name", "image_size", "channels", "options", "splits", "resize", "background")
@@ -44,7 +42,7 @@ class TorchvisionImages:
         image_size: Size,
         channels: int = 3,
         options: Mapping[str, Any] | None = None,
-        splits: tuple[str, str] = ("train", "test"),
+        splits: tuple[str, str] = SPLITS,
         resize: Resize = "crop",
         background: str = "white",
     ):
@@ -59,13 +57,10 @@ class TorchvisionImages:
         self._class = name
         self.dataset: Any = dataset
         self.root = root
-        self.shape = (check_channels(channels), *height_width(image_size))
         self.options = dict(options or {})
         self.splits = tuple(splits)
-        self.resize: Resize = resize
-        self.background = check_colour("data.source.background", background)
-        rules = [name, self.options, self.splits, resize, background]
-        self.cache = ImageCache(Path(root, "cache"), rules, self.shape)
+        rules = [name, self.options, self.splits]
+        super().__init__(rules, Path(root, "cache"), image_size, channels, resize, background)
 
     @property
     def name(self) -> str:
@@ -80,19 +75,15 @@ class TorchvisionImages:
         """
         self.cache.prepare(self._class, self._splits)
 
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
-        return self.cache.load(train)
-
     def count_classes(self) -> int:
         """Return how many classes there are; this fetches the data."""
         self.prepare()
         return int(self.load(train=True)[1].max()) + 1
 
     def _splits(self) -> Iterator[Split]:
-        for train in (True, False):
-            dataset = self._dataset(train)
-            yield Split(train, len(dataset), self._images(dataset))
+        for name in SPLITS:
+            dataset = self._dataset(name == "train")
+            yield Split(name, len(dataset), self._images(dataset))
 
     def _dataset(self, train: bool) -> Any:
         """Return torchvision's data set of a split, fetched if it is missing."""
@@ -125,13 +116,13 @@ class TorchvisionImages:
                     f"data.source.name is {self._class}, whose labels are no whole numbers ({label!r}): "
                     "choose a data set of one label for each image"
                 )
-            yield self._fitted(image), int(label)
+            yield self._image(image), int(label)
 
-    def _fitted(self, image: Image.Image | Tensor | np.ndarray) -> Tensor:
+    def _image(self, image: Image.Image | Tensor | np.ndarray) -> Tensor:
         picture = image if isinstance(image, Image.Image) else to_pil_image(image)
         if self._class in TRANSPOSED:
             picture = picture.transpose(Image.Transpose.TRANSPOSE)
-        return fitted(in_rgba(picture), self.shape, self.background, self.resize)
+        return self._fitted(in_rgba(picture))
 
 
 def arguments_of(kind: type) -> set[str]:

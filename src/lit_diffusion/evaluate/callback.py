@@ -11,8 +11,8 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.images import to_uint8
 from lit_diffusion.common.log import log
 from lit_diffusion.data.datamodule import ImageDataModule
-from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.evaluate.conditions import test_conditions
 from lit_diffusion.evaluate.evaluators import build_evaluator
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
@@ -69,33 +69,31 @@ class Evaluation(AfterEpochs):
         source, device = trainer.datamodule.source, trainer.strategy.root_device
         try:
             self.evaluator = build_evaluator(source, **self.options, seed=self.seed, device=device)
+            if pl_module.condition is not None:
+                self.evaluator.check_test_images(self.n)
         except ConfigError as error:
             raise ConfigError(f"callbacks.evaluation: {error}") from None
-        if pl_module.condition is not None and self.n > len(self.evaluator.test[0]):
-            raise ConfigError(
-                f"callbacks.evaluation.n is {self.n}, but test images condition the samples, and there are "
-                f"{len(self.evaluator.test[0])}: choose fewer"
-            )
 
     def work(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         denoiser = self.guidance.applied(pl_module.denoiser)
-        y, truth = (self.evaluator.labels(self.n) if denoiser.num_classes else None), None
-        if pl_module.condition is not None:
-            truth, others = self.evaluator.some_test_images(self.n)
-            y = pl_module.condition(*converted(truth, others))
+        if pl_module.condition is None:
+            labels = self.evaluator.labels(self.n) if denoiser.num_classes else None
+            y, truth = labels, None
+        else:
+            (y, truth), labels = test_conditions(pl_module.condition, self.evaluator, self.n)
         shape, device = trainer.datamodule.image_shape, pl_module.device
         batches = []
         for indices in torch.arange(self.n).split(BATCH_SIZE):
             given = None if y is None else y[indices]
             x = generate(self.sampler, denoiser, indices.tolist(), shape, self.seed, given, device)
             batches.append(to_uint8(x).cpu())
-        labels = None if self.guidance.unconditional or truth is not None else y
+        labels = None if self.guidance.unconditional else labels
         scores = self.evaluator.scores(torch.cat(batches), labels)
         floor = self.evaluator.floor(self.n, labelled=labels is not None)
         texts = (f"{name} {score:.4g} ({floor[name]:.4g})" for name, score in scores.items())
         log.info(f"scores (floor): {', '.join(texts)}")
         if truth is not None:
-            scores |= self.evaluator.fidelity(torch.cat(batches), truth)
+            scores |= self.evaluator.fidelity(torch.cat(batches), to_uint8(truth))
         seen = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         metrics = {
             **scores,

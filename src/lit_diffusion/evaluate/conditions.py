@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_diffusion.common.build import TARGET
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.conditions import ImageCondition
 from lit_diffusion.data.image_set import converted, is_images
 from lit_diffusion.evaluate.evaluator import Evaluator
 from lit_diffusion.loading import Loaded
@@ -25,7 +26,7 @@ def evaluated_by(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple
         ConfigError: conditions that the model doesn't know, or the real images haven't.
     """
     if loaded.condition is not None:
-        return test_conditions(cfg, loaded, evaluator)
+        return test_conditions(loaded.condition, evaluator, cfg.n)
     labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
     if labelled and cfg.y is not None:
         check_own_data(cfg, loaded, "y=null")
@@ -37,19 +38,17 @@ def evaluated_by(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple
 
 
 def test_conditions(
-    cfg: DictConfig, loaded: Loaded, evaluator: Evaluator
+    condition: ImageCondition, evaluator: Evaluator, n: int
 ) -> tuple[Conditions, Tensor | None]:
-    """Return conditions that are made of test images, and these images' labels, None for images of pairs."""
-    if loaded.condition is None:
-        raise ValueError("no image conditions this model")
-    if cfg.n > len(evaluator.test[0]):
-        raise ConfigError(
-            f"n is {cfg.n}, but test images condition the samples, and {evaluator.name} has "
-            f"{len(evaluator.test[0])}: choose fewer"
-        )
-    images, others = evaluator.some_test_images(cfg.n)
+    """Return conditions that are made of n test images, and these images' labels, None for images of pairs.
+
+    Raises:
+        ConfigError: there are fewer test images.
+    """
+    evaluator.check_test_images(n)
+    images, others = evaluator.some_test_images(n)
     x, other = converted(images, others)
-    return Conditions(loaded.condition(x, other), x), None if is_images(others) else others
+    return Conditions(condition(x, other), x), None if is_images(others) else others
 
 
 def with_all_labels(cfg: DictConfig) -> DictConfig:

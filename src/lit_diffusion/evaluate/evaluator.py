@@ -168,6 +168,14 @@ class Evaluator:
         """Return labels (n,) for samples, in the shares that the training split has."""
         return labels_in_shares(self.train[1], n)
 
+    def check_test_images(self, n: int) -> None:
+        """Raise ConfigError unless there are n test images, of which samples can be made."""
+        if n > len(self.test[0]):
+            raise ConfigError(
+                f"n is {n}, but test images condition the samples, and {self.name} has {len(self.test[0])}: "
+                "choose fewer"
+            )
+
     def some_test_images(self, n: int) -> Images:
         """Return n test images at random, with their labels."""
         chosen = self._choose(self.test[0], n, "some")
