@@ -9,13 +9,13 @@ from importlib import import_module
 
 _ROOMS = {
     "checkpoint": ("build_denoiser", "load_denoiser", "read_checkpoint"),
-    "combinators": ("Anagram", "Blend", "Hybrid"),
+    "combinators": ("Anagram", "Blend", "Hybrid", "Rescheduled"),
     "conditions": ("ImageCondition", "LowResolution", "Paired"),
     "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
     "denoiser": ("Denoiser", "Labelled", "NetworkDenoiser"),
     "guidance": ("Guidance", "Guided"),
     "models": ("AttnUNet", "ConvNeXtUNet", "FCUNet", "SmallUNet"),
-    "predictions": ("Eps", "Estimate", "Prediction", "V", "Velocity", "X"),
+    "predictions": ("Edm", "Eps", "Estimate", "Prediction", "V", "Velocity", "X"),
     "samplers": (
         "Ancestral",
         "DDIM",
@@ -28,7 +28,18 @@ _ROOMS = {
         "chain",
         "generate",
     ),
-    "schedules": ("Cosine", "Flow", "Linear", "Schedule", "Sigmoid", "SingleStep"),
+    "schedules": ("Cosine", "Flow", "Linear", "Schedule", "Sigmoid", "SingleStep", "VarianceExploding"),
+    "times": ("Importance", "LogitNormal", "LogNormal", "Times", "Uniform"),
+    "weightings": (
+        "EdmWeighting",
+        "Learned",
+        "MinSNR",
+        "P2",
+        "SigmoidWeighting",
+        "SoftMinSNR",
+        "Unweighted",
+        "Weighting",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

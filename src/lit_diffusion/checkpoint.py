@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lit_diffusion.common.build import build, refused
+from lit_diffusion.common.build import TARGET, build, refused
 from lit_diffusion.common.errors import ConfigError, check_bytes
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_plain
@@ -53,7 +53,22 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
             "run's best.ckpt"
         )
     check_plain(checkpoint["hyper_parameters"], f"ckpt {path}")
-    return checkpoint
+    return {**checkpoint, "hyper_parameters": up_to_date(checkpoint["hyper_parameters"])}
+
+
+def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored config with what earlier versions kept elsewhere in the groups times and weighting."""
+    schedule = dict(config["schedule"])
+    std, mean = schedule.pop("logit_std", None), schedule.pop("logit_mean", 0.0)
+    module = dict(config.get("module") or {})
+    gamma = module.pop("min_snr_gamma", None)
+    times = {TARGET: "lit_diffusion.times.Uniform"}
+    if std is not None:
+        times = {TARGET: "lit_diffusion.times.LogitNormal", "mean": mean, "std": std}
+    weighting = {TARGET: "lit_diffusion.weightings.Unweighted"}
+    if gamma is not None:
+        weighting = {TARGET: "lit_diffusion.weightings.MinSNR", "gamma": gamma}
+    return {"times": times, "weighting": weighting, **config, "schedule": schedule, "module": module}
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Two denoisers made one: visual anagrams, hybrid images, blends of conditions.
+"""Denoisers made of others: visual anagrams, hybrid images, blends of conditions, another schedule.
 
-Each of the two has its condition, ``Labelled(denoiser, y)``; the combination takes none. It is linear in
-the two estimates of the same x_t, so its x and eps still meet in x_t, and every sampler, schedule and
-network works with it. Three lines make anagrams of 6 and 9:
+Where two are made one, each has its condition, ``Labelled(denoiser, y)``, and the combination takes none. It
+is linear in the two estimates of the same x_t, so its x and eps still meet in x_t, and every sampler,
+schedule and network works with it. Three lines make anagrams of 6 and 9:
 
     six, nine = (Labelled(guided, torch.tensor([label])) for label in (6, 9))
     both = Anagram(six, nine, "rotate_180")
@@ -19,6 +19,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.denoiser import Combinator, Denoiser
 from lit_diffusion.predictions import Estimate
+from lit_diffusion.schedules import Schedule
 
 
 class View(NamedTuple):
@@ -98,3 +99,27 @@ class Blend(Combinator):
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         weight = per_image(self.weight.to(x_t), x_t)
         return self.denoiser(x_t, t).combined(self.second(x_t, t), lambda a, b: a + weight * (b - a))
+
+
+class Rescheduled(Combinator):
+    """A denoiser on the path of another schedule than the one that it was trained on.
+
+    An image under noise is the same whatever its scale: x_t of the new path, scaled, is that of the old one
+    at the time with the same signal-to-noise ratio. A chain of steps has only its entries' ratios.
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate.
+        schedule: the new path.
+    """
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule):
+        super().__init__(denoiser)
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        old, t = self.denoiser.schedule, self.schedule.inside(t)
+        t_old = old.inside(old.at_log_snr(self.schedule.log_snr(t.double()))).to(t)
+        alpha, sigma = self.schedule.alpha_sigma(t, x_t)
+        scale = (old.alpha_sigma(t_old, x_t)[1] / sigma).to(x_t)
+        x, _, var_weight = self.denoiser(scale * x_t, t_old, y)
+        return Estimate(x, (x_t - alpha * x) / sigma, var_weight)

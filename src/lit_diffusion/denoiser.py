@@ -111,8 +111,9 @@ class NetworkDenoiser(Denoiser):
         """
         dtype = next(self.network.parameters(), x_t).dtype
         told = {} if augment is None else {"augment": augment}
+        shown = self.prediction.shown(x_t, *self.schedule.alpha_sigma(t, x_t))
         with autocast(self.precision, x_t.device):
-            return self.network(x_t.to(dtype), self.schedule.time_input(t).to(x_t), y, **told).to(x_t)
+            return self.network(shown.to(dtype), self.schedule.time_input(t).to(x_t), y, **told).to(x_t)
 
     def encode(self, condition: Condition) -> Tensor | None:
         """Return the label as (1,) int64, the null label for None; None from a network without labels.

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lit_diffusion.common.errors import check_number
+
 
 class Estimate(NamedTuple):
     """An estimate of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly.
@@ -36,6 +38,10 @@ class Estimate(NamedTuple):
 
 class Prediction(ABC):
     """What the network's output means, a linear function of x and eps."""
+
+    def shown(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return what the network is shown of x_t."""
+        return x_t
 
     @abstractmethod
     def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -111,3 +117,43 @@ class Velocity(Prediction):
 
     def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return -(alpha + sigma) / sigma
+
+
+class Edm(Prediction):
+    """The output F of a preconditioned network, whose input and target have unit variance.
+
+        x = c_skip x_t / alpha + c_out F(c_in x_t / alpha)
+
+    (Karras et al. 2022, equation 7) with s = sigma / alpha, the noise beside an image of weight 1, and s_d
+    the standard deviation of images,
+
+        c_skip = s_d^2 / (s^2 + s_d^2)     c_out = s s_d / sqrt(s^2 + s_d^2)     c_in = 1 / sqrt(s^2 + s_d^2)
+
+    (table 1), written below without dividing by alpha. Where alpha^2 + sigma^2 = 1 and s_d = 1, it is -v.
+
+    Args:
+        sigma_data: s_d.
+    """
+
+    def __init__(self, sigma_data: float = 0.5):
+        check_number("prediction.sigma_data", sigma_data, least=1e-3, most=1e3)
+        self.sigma_data = sigma_data
+
+    def shown(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return x_t / self._std(alpha, sigma)
+
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (sigma * x / self.sigma_data - alpha * self.sigma_data * eps) / self._std(alpha, sigma)
+
+    def estimate(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        std = self._std(alpha, sigma)
+        x = alpha * self.sigma_data**2 / std**2 * x_t + sigma * self.sigma_data / std * output
+        eps = sigma / std**2 * x_t - alpha * self.sigma_data / std * output
+        return Estimate(x, eps)
+
+    def dx_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self._std(alpha, sigma) / (sigma * self.sigma_data)
+
+    def _std(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the standard deviation of x_t, if that of x is sigma_data."""
+        return (sigma**2 + (alpha * self.sigma_data) ** 2).sqrt()

@@ -28,6 +28,8 @@ ROOMS = [  # a module imports from its own room and from those below it
     "denoiser",
     "predictions",
     "conditions",
+    "weightings",
+    "times",
     "schedules",
     "models",
     "data",

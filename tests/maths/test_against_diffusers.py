@@ -8,6 +8,8 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
@@ -15,14 +17,14 @@ from diffusers import (
 from torch import nn
 
 from lit_diffusion.denoiser import NetworkDenoiser
-from lit_diffusion.predictions import Eps, V, Velocity, X
+from lit_diffusion.predictions import Edm, Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.grids import spaced
 from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.unipc import UniPC
-from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
+from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid, VarianceExploding
 
 SCHEDULES = {"linear": Linear, "squaredcos_cap_v2": Cosine, "sigmoid": Sigmoid}
 PREDICTIONS = {"epsilon": Eps, "sample": X, "v_prediction": V}
@@ -182,3 +184,43 @@ def test_flow_is_flow_match(sampler, scheduler, steps):
         output = FakeNetwork()(x_t, timestep.double().expand(len(x_t)))
         x_t = theirs.step(output, timestep, x_t).prev_sample
     torch.testing.assert_close(ours, x_t, atol=1e-5, rtol=1e-5)
+
+
+EDM = {
+    "euler": (DDIM, EDMEulerScheduler, {}),
+    "dpmpp_2m": (DPMpp2M, EDMDPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_sde": (
+        partial(DPMpp2M, eta=1.0),
+        EDMDPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++"},
+    ),
+}
+
+
+@pytest.mark.parametrize("steps", [2, 5, 20])
+@pytest.mark.parametrize("sampler", EDM)
+def test_karras_samplers_are_theirs(sampler, steps):
+    """Their grid, preconditioning and what they tell the network; then their steps."""
+    ours, theirs, options = EDM[sampler]
+    schedule = VarianceExploding(told="log_sigma")
+    times = spaced("karras", schedule, steps)
+    scheduler = theirs(sigma_data=0.5, **options)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(scheduler.sigmas.double(), schedule.sigma(times), atol=0, rtol=1e-5)
+    scheduler.sigmas = schedule.sigma(times)  # in float64
+    scheduler.timesteps = schedule.time_input(times[:-1])
+    x_t = 80 * start()
+    generator = torch.Generator().manual_seed(1)
+    fresh = {"generator": generator} if sampler == "dpmpp_2m_sde" else {}
+    for c_noise in scheduler.timesteps:
+        shown = scheduler.scale_model_input(x_t, c_noise)
+        output = FakeNetwork()(shown, c_noise.expand(len(x_t)))
+        x_t = scheduler.step(output, c_noise, x_t, **fresh).prev_sample
+    generator = torch.Generator().manual_seed(1)
+    x = ours(steps, clip=False)(
+        NetworkDenoiser(FakeNetwork(), schedule, Edm(0.5)),
+        80 * start(),
+        noise=lambda: torch.randn(x_t.shape, generator=generator, dtype=torch.float64),
+        times=times,
+    )
+    torch.testing.assert_close(x, x_t, atol=1e-5, rtol=0)

@@ -13,18 +13,26 @@ import pytest
 import torch
 from gaussian import Correlated, Gaussian, Images, Mixture, exact_denoiser
 
+from lit_diffusion.combinators import Rescheduled
 from lit_diffusion.guidance import Guidance, Guided
-from lit_diffusion.predictions import Eps, V, Velocity, X
+from lit_diffusion.predictions import Edm, Eps, V, Velocity, X
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M
-from lit_diffusion.samplers.grids import GRIDS
+from lit_diffusion.samplers.grids import GRIDS, spaced
 from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.unipc import UniPC
-from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid
+from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid, VarianceExploding
 
-SCHEDULES = [Linear, Cosine, Sigmoid, Flow]
-PREDICTIONS = [Eps, X, V, Velocity]
+SCHEDULES = [Linear, Cosine, Sigmoid, Flow, VarianceExploding]
+
+
+def edm():
+    """For data of another deviation than these have: for theirs the network's output would be constant."""
+    return Edm(sigma_data=0.8)
+
+
+PREDICTIONS = [Eps, X, V, Velocity, edm]
 SAMPLERS = {
     "ddim": partial(DDIM, clip=False),
     "ddim-half": lambda steps: DDIM(steps, clip=False, eta=0.5),
@@ -150,7 +158,8 @@ def test_every_grid_takes_every_sampler_to_the_data(grid, schedule):
 def test_a_mixture_keeps_its_weights_and_widths(schedule, sampler):
     """What a Gaussian can't show: that samples fall to the right modes in the right numbers."""
     denoiser = exact_denoiser(Mixture, schedule(), Eps())
-    start = torch.randn(4000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    noise = torch.randn(4000, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    start = denoiser.schedule.pure_noise(noise)
     x = {**SAMPLERS, **FAST}[sampler](200)(denoiser, start).flatten(1)
     nearest = torch.cdist(x, Mixture.points).argmin(1)
     for k in range(len(Mixture.points)):
@@ -181,6 +190,35 @@ def test_predictions_agree_with_each_other():
     outs = [DDIM(20, clip=False)(exact_denoiser(Gaussian, Linear(), p()), start) for p in PREDICTIONS]
     for one, other in itertools.pairwise(outs):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("old", [Linear, Cosine, Flow])
+def test_a_denoiser_on_another_path_estimates_the_same(old):
+    """At times of the same signal-to-noise ratio, of the same image and noise."""
+    denoiser = exact_denoiser(Mixture, old(), V())
+    moved = Rescheduled(denoiser, VarianceExploding())
+    x, eps = torch.randn(2, 9, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    t_old = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    t_new = moved.schedule.at_log_snr(denoiser.schedule.log_snr(t_old))
+    expected = denoiser(denoiser.schedule.noised(x, eps, t_old), t_old)
+    found = moved(moved.schedule.noised(x, eps, t_new), t_new)
+    torch.testing.assert_close(found.x, expected.x, atol=1e-9, rtol=0)
+    torch.testing.assert_close(found.eps, expected.eps, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc"])  # heun's steps depend on the path's scale
+def test_a_walk_of_exploding_noise_is_the_walk_of_the_flow(sampler):
+    """The same denoiser on the same grid of signal-to-noise ratios ends in the same images."""
+    flow = exact_denoiser(Mixture, Flow(), V())
+    times = spaced("log_snr", flow.schedule, 20)
+    explodes = Rescheduled(flow, VarianceExploding(sigma_min=0.001, sigma_max=999.0))
+    others = explodes.schedule.at_log_snr(flow.schedule.log_snr(times))
+    noise = torch.randn(5, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    walks = [
+        {**SAMPLERS, **FAST}[sampler](20)(d, d.schedule.sigma(grid[0]) * noise, times=grid)
+        for d, grid in ((flow, times), (explodes, others))
+    ]
+    torch.testing.assert_close(*walks, atol=1e-6, rtol=0)
 
 
 COLOUR = (3, 2, 4)  # of another height than width

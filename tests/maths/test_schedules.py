@@ -1,9 +1,19 @@
+import math
+
 import pytest
 import torch
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.samplers.grids import GRIDS, spaced
-from lit_diffusion.schedules import Cosine, DiscreteSchedule, Flow, Linear, Sigmoid, SingleStep
+from lit_diffusion.schedules import (
+    Cosine,
+    DiscreteSchedule,
+    Flow,
+    Linear,
+    Sigmoid,
+    SingleStep,
+    VarianceExploding,
+)
 
 SCHEDULES = [Linear, Cosine, Sigmoid]
 
@@ -61,10 +71,13 @@ def test_float32_times_hit_their_entries():
     assert torch.equal(Linear().time_input(k / 1000), (k - 1).float())
 
 
-def test_random_times_are_every_entry_but_the_clean_one():
-    t = Linear(steps=4).random_times(1000, torch.Generator().manual_seed(0))
-    assert t.unique().tolist() == [0.25, 0.5, 0.75, 1]
-    assert abs(t.mean() - 0.625) < 0.04
+def test_shares_of_the_path():
+    share = torch.tensor([0, 0.2499, 0.25, 0.5, 0.999, 1])
+    assert Linear(steps=4).at_share(share).tolist() == [0.25, 0.25, 0.5, 0.75, 1, 1]
+    assert Flow().at_share(share)[[0, 2, -1]].tolist() == pytest.approx([0.001, 0.25, 0.999])
+    assert SingleStep(1.0, 1.0).at_share(share).tolist() == [1] * 6
+    explodes = VarianceExploding(sigma_min=0.5, sigma_max=32, rho=3)
+    assert explodes.at_share(share)[[0, 3, -1]].tolist() == pytest.approx([0.25, 0.625, 1])
 
 
 def test_float32_results_are_float64_ones_rounded():
@@ -81,14 +94,15 @@ def test_flow_is_a_straight_line_a_hair_short_of_pure_noise():
     assert Flow().inside(t).tolist() == [0.001, 0.25, 0.999]
 
 
-@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow])
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow, VarianceExploding])
 def test_at_log_snr_is_its_inverse(schedule):
     schedule = schedule()
     t = torch.tensor([schedule.t_min, 0.02, 0.5, 0.77, schedule.t_max], dtype=torch.float64)
+    t = t.clamp(min=schedule.t_min)
     torch.testing.assert_close(schedule.at_log_snr(schedule.log_snr(t)), t)
 
 
-@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow])
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow, VarianceExploding])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_grids_fall_from_pure_noise_to_the_image(grid, schedule):
     schedule = schedule()
@@ -99,6 +113,21 @@ def test_grids_fall_from_pure_noise_to_the_image(grid, schedule):
         assert (times[0], times[-1]) == (pytest.approx(schedule.t_max), 0)
         if isinstance(schedule, DiscreteSchedule):
             torch.testing.assert_close(times * 1000, (times * 1000).round())
+
+
+def test_noise_explodes_by_karras_formula():
+    schedule, steps = VarianceExploding(), 18
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert schedule.alpha(t).tolist() == [1] * 11
+    assert (schedule.sigma(t)[0], schedule.sigma(t)[-1]) == (0, 80)
+    i = torch.arange(steps, dtype=torch.float64)
+    published = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    for grid in ("uniform", "karras"):
+        sigma = schedule.sigma(spaced(grid, schedule, steps))
+        torch.testing.assert_close(sigma[:-1], published)
+        assert sigma[-1] == 0
+    told = VarianceExploding(told="log_sigma").time_input(torch.tensor([1.0]))
+    assert told.item() == pytest.approx(math.log(80) / 4)
 
 
 @pytest.mark.parametrize(
@@ -117,22 +146,9 @@ def test_grids_are_even_in_what_they_are_named_after(grid, coordinate):
         assert GRIDS[grid](Flow(), 9)[-2] == pytest.approx(Flow.t_min)
 
 
-def drawn(schedule):
-    return schedule.random_times(20_000, torch.Generator().manual_seed(0)).double()
-
-
-def test_flow_draws_uniform_or_logit_normal_times():
-    shares = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    torch.testing.assert_close(drawn(Flow()).quantile(shares), shares, atol=0.012, rtol=0)
-    normal = torch.special.ndtri(shares)
-    logits = drawn(Flow(logit_std=0.8, logit_mean=-0.5)).logit().quantile(shares)
-    torch.testing.assert_close(logits, -0.5 + 0.8 * normal, atol=0.05, rtol=0)
-    assert drawn(Flow(logit_std=10.0)).min() >= Flow.t_min  # never a time that the network can't be asked
-
-
 def test_single_step_has_one_level():
     schedule = SingleStep(alpha_end=1.0, sigma_end=0.5)
-    t = schedule.random_times(5, torch.Generator())
+    t = schedule.at_share(torch.linspace(0, 1, 5))
     assert t.tolist() == [1] * 5
     assert schedule.alpha(t).tolist() == [1] * 5
     assert schedule.sigma(t).tolist() == [0.5] * 5
@@ -147,7 +163,9 @@ def test_single_step_has_one_level():
         lambda: Linear(beta_start=0.0),
         lambda: Linear(beta_end=1.0),
         lambda: Sigmoid(beta_start=-1e-4),
-        lambda: Flow(logit_std=0.0),
+        lambda: VarianceExploding(sigma_min=2.0, sigma_max=1.0),
+        lambda: VarianceExploding(sigma_min=0.0),
+        lambda: VarianceExploding(rho=0.0),
         lambda: spaced("uniform", SingleStep(alpha_end=0.0, sigma_end=1.0), 2),
         lambda: spaced("uniform", SingleStep(alpha_end=1.0, sigma_end=1.0), 1),
         lambda: SingleStep(alpha_end=-0.1, sigma_end=1.0),

@@ -165,9 +165,17 @@ MISTAKES = {
         schedule=linear schedule.beta_end=abc               schedule.beta_end is abc
         schedule=linear schedule.beta_end=2                 schedule.beta_end is 2
         schedule=sigmoid schedule.span=nan                  schedule.span is nan
-        schedule=flow schedule.logit_std=nan                schedule.logit_std is nan
-        schedule=flow schedule.logit_std=0                  schedule.logit_std is 0
-        schedule=flow schedule.logit_std=1 schedule.logit_mean=nan   schedule.logit_mean is nan
+        schedule.logit_std=1                                times have a group of their own
+        times=logit_normal times.std=nan                    times.std is nan
+        times=logit_normal times.std=0                      times.std is 0
+        times=log_normal times.mean=nan                     times.mean is nan
+        times=importance times.bins=1                       times.bins is 1
+        times=logitnormal                                   did you mean logit_normal?
+        schedule=ve schedule.sigma_min=100                  schedule.sigma_min is 100
+        schedule=ve schedule.rho=0                          schedule.rho is 0
+        schedule=ve schedule.told=sigma                     schedule.told is sigma
+        schedule=ve schedule.sigma_max=1                    the schedule ends at alpha 1 and sigma 1
+        prediction=edm prediction.sigma_data=0              prediction.sigma_data is 0
         schedule=single_step                                single_step ends at alpha_end 1
         schedule=single_step schedule.sigma_end=nan         schedule.sigma_end is nan
         sampler.steps=1001                                  1001 steps
@@ -190,9 +198,13 @@ MISTAKES = {
         module.label_dropout=abc                            module.label_dropout is abc
         module.label_dropout=null                           module.label_dropout is None
         module.label_dropout=2                              module.label_dropout is 2
-        module.min_snr_gamma=abc                            module.min_snr_gamma is abc
-        module.min_snr_gamma=nan                            module.min_snr_gamma is nan
-        module.min_snr_gamma=0                              module.min_snr_gamma is 0
+        module.min_snr_gamma=5                              weightings have a group of their own
+        weighting=min_snr weighting.gamma=abc               weighting.gamma is abc
+        weighting=min_snr weighting.gamma=nan               weighting.gamma is nan
+        weighting=min_snr weighting.gamma=0                 weighting.gamma is 0
+        weighting=p2 weighting.k=0                          weighting.k is 0
+        weighting=learned weighting.base=1                  weighting.base is 1
+        weighting=null                                      weighting is null: choose one of
         module.fixed_noise=abc                              module.fixed_noise is abc
         +module.nonsense=1                                  LitDiffusion takes no nonsense
         optimizer.lr=abc                                    optimizer.lr is abc

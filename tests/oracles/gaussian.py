@@ -21,10 +21,11 @@ class ExactNetwork(nn.Module):
         self.schedule = schedule
         self.prediction = prediction
 
-    def forward(self, x_t, time_input, y=None):
+    def forward(self, shown, time_input, y=None):
         discrete = isinstance(self.schedule, DiscreteSchedule)
         t = (time_input + 1) / self.schedule.steps if discrete else time_input / 1000
-        alpha, sigma = self.schedule.alpha_sigma(t, x_t)
+        alpha, sigma = self.schedule.alpha_sigma(t, shown)
+        x_t = shown / self.prediction.shown(torch.ones_like(shown), alpha, sigma)
         x = self.posterior_mean(x_t, alpha, sigma, y)
         return self.prediction.target(x, (x_t - alpha * x) / sigma, alpha, sigma)
 

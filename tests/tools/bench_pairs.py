@@ -72,7 +72,7 @@ def bare_step(
 ) -> None:
     """What a loop without Lightning does."""
     generator = rng.generator(0, number, device=x.device)
-    t = module.denoiser.schedule.random_times(len(x), generator)
+    t = module.times.times(module.denoiser.schedule, len(x), generator)
     with autocast(precision, x.device):
         loss = module.losses(x, None, t, torch.randn(x.shape, generator=generator, device=x.device)).mean()
     optimizer.zero_grad()

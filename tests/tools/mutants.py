@@ -80,15 +80,20 @@ MUTANTS = {
         "maths/test_oracle.py",
     ),
     "schedule: the network's index off by one": Mutant(
-        "schedules.py", "(t * self.steps).round() - 1", "(t * self.steps).round()", "maths/test_oracle.py"
+        "schedules/discrete.py",
+        "(t * self.steps).round() - 1",
+        "(t * self.steps).round()",
+        "maths/test_oracle.py",
     ),
     "schedule: the table's index off by one": Mutant(
-        "schedules.py",
+        "schedules/discrete.py",
         "[(t * self.steps).round().long()]",
         "[(t * self.steps - 1).round().long().clamp(min=0)]",
         NOISING,
     ),
-    "cosine: no offset": Mutant("schedules.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING),
+    "cosine: no offset": Mutant(
+        "schedules/discrete.py", "(t + s) / (1 + s) * math.pi", "t * math.pi", NOISING
+    ),
     "heun: the second evaluation at the wrong time": Mutant(
         "samplers/heun.py", "denoiser(x_s, s.expand", "denoiser(x_s, t.expand", "maths/test_oracle.py"
     ),
@@ -97,13 +102,13 @@ MUTANTS = {
     ),
     "velocity: sign": Mutant("predictions.py", "return eps - x", "return x - eps", "maths/test_oracle.py"),
     "flow: the network told another time": Mutant(
-        "schedules.py", "return 1000 * t", "return 1000 * (1 - t)", "maths/test_schedules.py"
+        "schedules/continuous.py", "return 1000 * t", "return 1000 * (1 - t)", "maths/test_schedules.py"
     ),
-    "flow: logit-normal without its mean": Mutant(
-        "schedules.py",
-        "self.logit_mean + self.logit_std * drawn",
-        "self.logit_std * drawn",
-        "maths/test_schedules.py",
+    "times: logit-normal without its mean": Mutant(
+        "times.py",
+        "torch.sigmoid(self.mean + self.std * normal",
+        "torch.sigmoid(self.std * normal",
+        "maths/test_times.py",
     ),
     "fc_unet: time scales and label shifts": Mutant(
         "models/fc_unet.py",
@@ -139,7 +144,7 @@ MUTANTS = {
         STAGE_1,
     ),
     "path: the noise between two times": Mutant(
-        "schedules.py", "a**2 * self.sigma(s) ** 2", "a * self.sigma(s) ** 2", "maths/test_oracle.py"
+        "schedules/base.py", "a**2 * self.sigma(s) ** 2", "a * self.sigma(s) ** 2", "maths/test_oracle.py"
     ),
     "dpmpp: extrapolated backwards": Mutant(
         "samplers/dpmpp.py", "now.estimate.x + (", "now.estimate.x - (", MULTISTEP
@@ -175,9 +180,9 @@ MUTANTS = {
         "data/order.py", '"order", epoch)', '"order")', "data/test_data.py"
     ),
     "min-SNR: weight not squared": Mutant(
-        "train/module.py",
-        "dx_weight(alpha, sigma).flatten() ** 2",
-        "dx_weight(alpha, sigma).flatten()",
+        "weightings.py",
+        "/ dx_weight**2",
+        "/ dx_weight",
         "train/test_module.py::test_min_snr_weights_are_the_papers",
     ),
     "labels in equal shares": Mutant(

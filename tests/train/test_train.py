@@ -100,7 +100,7 @@ def test_tutorial2_is_the_tutorials(config):
     assert (noise.schedule.alpha_end, noise.schedule.sigma_end) == (0.0, 1.0)
     for cfg in (time, by_class, constant):
         assert (cfg.data.batch_size, cfg.trainer.max_epochs, cfg.model.width) == (64, 10, 64)
-        assert (cfg.schedule.logit_std, cfg.callbacks.ema) == (None, None)
+        assert (cfg.times._target_, cfg.callbacks.ema) == ("lit_diffusion.times.Uniform", None)
         assert cfg.sampler._target_.endswith("DDIM")
         assert (cfg.sampler.eta, cfg.sampler.clip) == (0, False)
         samples = cfg.callbacks.samples
@@ -319,8 +319,11 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["schedule=single_step"], "single_step ends at alpha_end 1"),
         (["schedule=single_step", "schedule.alpha_end=0"], "4 steps, but single_step"),
         (["schedule=single_step", "schedule.alpha_end=0", "prediction=eps"], "Eps can't work"),
-        (["schedule=single_step", "schedule.alpha_end=0", "module.min_snr_gamma=5"], "min_snr_gamma is 5"),
-        (["schedule=flow", "schedule.logit_std=0"], "logit_std is 0"),
+        (
+            ["schedule=single_step", "schedule.alpha_end=0", "weighting=min_snr"],
+            "weighting MinSNR weighs the ends of schedule SingleStep 0 and 0",
+        ),
+        (["times=logit_normal", "times.std=0"], "times.std is 0"),
         (["model=fc_unet", "model.image_size=32"], "model.image_size is 32, but data.image_size is 28"),
         (["trainer.log_every_n_steps=0"], "log_every_n_steps is 0"),
         (["trainer.accelerator=gpu"], "torch sees none"),

@@ -28,6 +28,11 @@ OPTIONS_WITH_VALUES = (
     "--info", "-i", "--experimental-rerun",
 )  # fmt: skip
 SHORTCUTS = {"figures": "figure", "edit": "edit", "study": "study"}  # VERB NAME is short for VERB GROUP=NAME
+MOVED = {  # keys of earlier versions
+    "schedule.logit_std": "times have a group of their own: give times=logit_normal times.std=1.0",
+    "schedule.logit_mean": "times have a group of their own: give times=logit_normal times.mean=0.5",
+    "module.min_snr_gamma": "weightings have a group of their own: give weighting=min_snr weighting.gamma=5",
+}
 OF_A_MODEL = ("steps", "sampler", "n", "y", "prompt", "bits_n", "bits_steps", "precision")  # to be evaluated
 
 
@@ -93,6 +98,8 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
 def unclear_override(override: str) -> str | None:
     """Return the sentence for one override."""
     key, equals, value = override.partition("=")
+    if moved := MOVED.get(key.lstrip("+~")):
+        return f"{key} is {value or 'left out'}, but {moved}"
     if value.lstrip("\"'").startswith("~/"):
         return f"{key} is {value}, and only a shell knows what ~ is: write the whole path, $HOME/..."
     if value in ("none", "None", "NONE") and "/" not in key and not Path(CONFIG_DIR, key).is_dir():

@@ -5,12 +5,10 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError, check_pair, check_whole_number
 from lit_diffusion.common.images import to_float
 from lit_diffusion.common.shapes import Size, height_width
@@ -259,25 +257,6 @@ class ImageDataModule(L.LightningDataModule):
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
         within = epochs.ready > epochs.processed  # else an epoch was finished, and its batches still count
         return epochs.processed, batches.completed if within else 0
-
-
-def with_classes(cfg: DictConfig) -> DictConfig:
-    """Return a config whose ``data.num_classes`` is a number: counted by the source where it is null.
-
-    Raises:
-        ConfigError: the source can't count them.
-    """
-    if cfg.data.get("num_classes", 0) is not None:
-        return cfg
-    source = build(cfg.data.source, "data.source")
-    if not hasattr(source, "count_classes"):
-        raise ConfigError(
-            f"data.num_classes is null, but {type(source).__name__} can't count its classes: give "
-            "their number"
-        )
-    cfg = cfg.copy()
-    cfg.data.num_classes = source.count_classes()
-    return cfg
 
 
 def validation_images(data: ImageDataModule, n: int) -> Tensor:

@@ -16,8 +16,8 @@ from lit_diffusion.common.log import log, log_table
 from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.run_names import named
 from lit_diffusion.common.stored import stored_source
-from lit_diffusion.data.datamodule import with_classes
 from lit_diffusion.data.image_set import converted
+from lit_diffusion.data.measured import measured
 from lit_diffusion.evaluate.conditions import check_own_data, evaluated_by
 from lit_diffusion.evaluate.cost import measure_cost
 from lit_diffusion.evaluate.evaluator import Evaluator
@@ -205,7 +205,7 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
 def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
     """Return the evaluator of the config's data, or of those that a model was trained on."""
     if cfg.get("data"):
-        cfg = with_classes(cfg)
+        cfg = measured(cfg)
         source = plain(cfg.data.source)
     elif trained:
         source = stored_source(trained, cfg.data_root, cfg.trust)

@@ -20,8 +20,8 @@ from lit_diffusion.common.errors import (
 from lit_diffusion.common.files import make_folder, sha256_of
 from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import DTYPES, in_dtype, write_weights
-from lit_diffusion.data.datamodule import with_classes
 from lit_diffusion.data.image_set import source_name
+from lit_diffusion.data.measured import measured
 from lit_diffusion.features.classifier import Classifier, accuracy, fit
 
 
@@ -42,7 +42,7 @@ def train_features(cfg: DictConfig) -> tuple[Path, float, str]:
     Raises:
         ConfigError: for a number, a device or a data set that can't work.
     """
-    cfg = with_classes(cfg)
+    cfg = measured(cfg)
     check_recipe(cfg)
     check_arguments(Classifier, plain(cfg.network), "network")
     check_arguments(fit, {**plain(cfg.fit), "_partial_": True}, "fit")

@@ -10,7 +10,7 @@ from lit_diffusion.common.configs import check_out
 from lit_diffusion.common.errors import check_installed, check_pair, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
 from lit_diffusion.common.log import log
-from lit_diffusion.data.datamodule import with_classes
+from lit_diffusion.data.measured import measured
 
 
 def main(cfg: DictConfig) -> None:
@@ -33,7 +33,7 @@ def draw(cfg: DictConfig) -> tuple[Path, str]:
     check_installed("figures need", ["matplotlib"], extra="figures")
     check_whole_number("dpi", cfg.dpi, 10, 1000)
     check_whole_number("seed", cfg.seed, 0, 2**63 - 1)
-    drawn = build(with_classes(cfg).figure, "figure")
+    drawn = build(measured(cfg).figure, "figure")
     check_pair(f"figure {cfg.figure._target_}", drawn, "a figure, and what it was drawn from, a text")
     figure, source = drawn
     folder = make_folder(cfg.out)

@@ -17,7 +17,7 @@ from lit_diffusion.schedules import DiscreteSchedule, Schedule
 
 Clip = bool | Sequence[float]
 HISTORY = 3  # visits that a sampler can look back on
-MOST_IMAGE = 0.07  # alpha at which sampling can begin as if it were noise alone
+MOST_IMAGE = 0.07  # alpha / sigma at which sampling can begin as if it were noise alone
 
 
 class Visit(NamedTuple):
@@ -75,14 +75,15 @@ class Sampler(ABC):
         """Raise ConfigError if this sampler can't work with the denoiser, or can't begin at pure noise."""
         self.times(denoiser.schedule)
         schedule = denoiser.schedule
-        alpha = float(schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)))
-        if alpha > MOST_IMAGE:
+        t_max = torch.tensor(schedule.t_max, dtype=torch.float64)
+        alpha, sigma = float(schedule.alpha(t_max)), float(schedule.sigma(t_max))
+        if alpha > MOST_IMAGE * sigma:
             steps = ""
             if isinstance(schedule, DiscreteSchedule):
                 steps = f"schedule.steps is {schedule.steps}, and "
             raise ConfigError(
-                f"{steps}the schedule ends at alpha {alpha:.2g}, where the image is still to be seen, but "
-                "sampling begins at noise alone: choose more schedule.steps, or larger betas"
+                f"{steps}the schedule ends at alpha {alpha:.2g} and sigma {sigma:.2g}, where the image is "
+                "still to be seen, but sampling begins at noise alone: choose more noise at its end"
             )
 
     @abstractmethod

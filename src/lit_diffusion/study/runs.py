@@ -18,7 +18,7 @@ from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.common.precision import choose_precision
-from lit_diffusion.data.datamodule import with_classes
+from lit_diffusion.data.measured import measured
 from lit_diffusion.evaluate.conditions import with_all_labels
 from lit_diffusion.evaluate.evaluators import MEASURED_BY
 from lit_diffusion.evaluate.run import check_evaluation
@@ -83,7 +83,7 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
         name = folder_name([*own_evaluation, f"seed={seed}"], evaluation, weights, hashes(evaluation))
         evaluation.out = str(out / "evaluations" / name)
         return Run(choice, seed, None, evaluation)
-    training = with_classes(composed("train", [*cfg.study.train, *own_training, f"seed={seed}"]))
+    training = measured(composed("train", [*cfg.study.train, *own_training, f"seed={seed}"]))
     evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
     for score in ("class_accuracy", "class_accuracy_second", "cas"):

@@ -23,7 +23,19 @@ from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.trainer_checks import check_trainer
 
-GROUPS = ("model", "schedule", "prediction", "sampler", "data", "optimizer", "trainer", "module", "callbacks")
+GROUPS = (
+    "model",
+    "schedule",
+    "prediction",
+    "sampler",
+    "data",
+    "optimizer",
+    "trainer",
+    "module",
+    "callbacks",
+    "times",
+    "weighting",
+)
 LOGGED = r"(train|val)/loss|train/(lr|grad_norm)|(train|val)_t/.+|perf/images_per_second|eval/.+"  # by us
 
 
@@ -123,6 +135,21 @@ def check_augment(module: LitDiffusion) -> None:
         raise ConfigError(
             f"augment is {type(module.augment).__name__}, but condition is Paired, whose pairs would no "
             "longer fit: leave augment out"
+        )
+
+
+def check_weighting(module: LitDiffusion) -> None:
+    """Raise ConfigError for a weighting that weighs an end of the path 0, or infinitely."""
+    schedule, prediction = module.denoiser.schedule, module.denoiser.prediction
+    t = schedule.at_share(torch.tensor([0.0, 1.0]))
+    dx_weight = prediction.dx_weight(schedule.alpha(t), schedule.sigma(t))
+    with torch.no_grad():
+        weights = module.weighting(torch.ones_like(t), schedule.log_snr(t), dx_weight)
+    if not (weights.isfinite() & (weights > 0)).all():
+        raise ConfigError(
+            f"weighting {type(module.weighting).__name__} weighs the ends of schedule "
+            f"{type(schedule).__name__} {weights[0]:.3g} and {weights[1]:.3g}: choose weighting=none, or "
+            "another schedule"
         )
 
 

@@ -17,13 +17,15 @@ from lit_diffusion.common.tensors import per_image
 from lit_diffusion.conditions import ImageCondition
 from lit_diffusion.data.augment import Augment
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.times import Drawn, Times, Uniform
 from lit_diffusion.train.binned_mean import BinnedMean
+from lit_diffusion.weightings import Unweighted, Weighting
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) in [-1, 1], and labels (B,) or the images of pairs
 
 
 class LitDiffusion(L.LightningModule):
-    """Trains a denoiser's network by mean squared error in the prediction's space.
+    """Trains a denoiser's network by the weighted mean squared error of its output.
 
     All randomness of a step (times, noise, dropped labels, dropout) is a function of (seed, step),
     so that a resumed run is the straight run. Times and noise are drawn for the global batch and
@@ -37,9 +39,9 @@ class LitDiffusion(L.LightningModule):
             "interval" is "epoch", in epochs. None: constant.
         condition: makes the images that condition the network; None: labels do, if it knows any.
         augment: changes the training images; None: they are as they are.
+        weighting: how much an error counts at each noise level; None: as the prediction has it.
+        times: how often each noise level is met; None: all times alike.
         label_dropout: share of conditions replaced by the null label, or by an image of zeros, for guidance.
-        min_snr_gamma: weight the loss by min(SNR, gamma), as a loss on x (Hang et al. 2023,
-            equation 5, carried into the prediction's space); None: unweighted.
         fixed_noise: the same times and noise at every step, so that one batch can be learnt by heart.
         seed: of all randomness.
     """
@@ -51,28 +53,23 @@ class LitDiffusion(L.LightningModule):
         lr_scheduler: dict[str, Any] | None = None,
         condition: ImageCondition | None = None,
         augment: Augment | None = None,
+        weighting: Weighting | None = None,
+        times: Times | None = None,
         label_dropout: float = 0.1,
-        min_snr_gamma: float | None = None,
         fixed_noise: bool = False,
         seed: int = 0,
     ):
         super().__init__()
         if not 0 <= label_dropout <= 1:
             raise ConfigError(f"module.label_dropout is {label_dropout:g}: choose a share from 0 to 1")
-        if min_snr_gamma is not None and min_snr_gamma <= 0:
-            raise ConfigError(f"module.min_snr_gamma is {min_snr_gamma:g}: choose a positive one, or null")
-        if min_snr_gamma is not None and denoiser.schedule.alpha(torch.tensor(denoiser.schedule.t_max)) == 0:
-            raise ConfigError(
-                f"module.min_snr_gamma is {min_snr_gamma:g}, but this schedule has pure noise, which it "
-                "weighs 0: leave it null"
-            )
         self.denoiser = denoiser
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.condition = condition
         self.augment = augment
+        self.weighting = weighting or Unweighted()
+        self.times = times or Uniform()
         self.label_dropout = label_dropout
-        self.min_snr_gamma = min_snr_gamma
         self.fixed_noise = fixed_noise
         self.seed = seed
         self._validated = 0  # images of this validation so far, of all processes
@@ -91,10 +88,7 @@ class LitDiffusion(L.LightningModule):
         output = self.denoiser.output(alpha * x + sigma * eps, t, y, augment)
         target = prediction.target(x, eps, alpha, sigma)
         loss = (output - target).square().flatten(1).mean(1)
-        if self.min_snr_gamma is None:
-            return loss
-        weight = schedule.log_snr(t).exp().clamp(max=self.min_snr_gamma)
-        return loss * weight / prediction.dx_weight(alpha, sigma).flatten() ** 2
+        return self.weighting(loss, schedule.log_snr(t), prediction.dx_weight(alpha, sigma).flatten())
 
     def setup(self, stage: str) -> None:
         ensure_terminal()
@@ -114,14 +108,17 @@ class LitDiffusion(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, other = batch
-        t, eps, uniform = self._draw(x, *self._step_key(batch_idx))
+        (t, weight), eps, uniform = self._draw(x, *self._step_key(batch_idx))
         x, told = self._augmented(x, *self._step_key(batch_idx))
         y = self.condition_of(x, other)
         if y is not None:
             y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)
         loss = self.losses(x, y, t, eps, told)
         self.train_loss.update(loss.detach(), t)
-        return loss.mean() * self._share_of_window(batch_idx)
+        if self.times.learns:
+            all_t, all_losses = self.all_gather((t, loss.detach()))
+            self.times.learn(self.denoiser.schedule, all_t.flatten(), all_losses.flatten())
+        return (weight * loss).mean() * self._share_of_window(batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > self._logged_step:
@@ -214,15 +211,16 @@ class LitDiffusion(L.LightningModule):
         first = batch_idx - batch_idx % accumulated
         return accumulated / min(accumulated, batches - first)
 
-    def _draw(self, x: Tensor, *key: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, x: Tensor, *key: int) -> tuple[Drawn, Tensor, Tensor]:
         """Draw times (B,), noise like x, and uniform numbers (B,): this process's share of the batch."""
         rank, world_size = self.global_rank, self.trainer.world_size
         n = len(x) * world_size
         generator = rng.generator(self.seed, "train", *key, device=self.device)
         like = {"generator": generator, "device": self.device, "dtype": torch.float32}
-        t = self.denoiser.schedule.random_times(n, generator)
+        t, weight = self.times.draw(self.denoiser.schedule, n, generator)
         eps, uniform = torch.randn(n, *x.shape[1:], **like), torch.rand(n, **like)
-        return t[rank::world_size], eps[rank::world_size], uniform[rank::world_size]
+        mine = slice(rank, None, world_size)
+        return Drawn(t[mine], weight[mine]), eps[mine], uniform[mine]
 
     def _draw_fixed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Draw times (B,) and noise like x for validation: a function of each image's place in the data."""
@@ -230,7 +228,7 @@ class LitDiffusion(L.LightningModule):
         places = range(first, first + len(x) * world_size, world_size)
         seed = rng.key_to_seed(self.seed, "validate")
         noise = rng.ImageNoise(seed, places, x.shape[1:], self.device)
-        t = torch.cat([self.denoiser.schedule.random_times(1, g) for g in noise.generators])
+        t = torch.cat([self.times.times(self.denoiser.schedule, 1, g) for g in noise.generators])
         return t.to(self.device), noise()
 
     def condition_of(self, x: Tensor, other: Tensor) -> Tensor | None:

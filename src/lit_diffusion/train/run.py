@@ -24,8 +24,10 @@ from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
 from lit_diffusion.conditions import ImageCondition, check_condition
 from lit_diffusion.data.augment import Augment
-from lit_diffusion.data.datamodule import ImageDataModule, with_classes
+from lit_diffusion.data.datamodule import ImageDataModule
+from lit_diffusion.data.measured import measured
 from lit_diffusion.guidance import Guidance
+from lit_diffusion.times import Times
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lit_diffusion.train.callbacks.samples import Samples
@@ -40,12 +42,14 @@ from lit_diffusion.train.checks import (
     check_network,
     check_optimizer,
     check_values,
+    check_weighting,
     is_ours,
 )
 from lit_diffusion.train.description import count_parameters, describe, git_commit
 from lit_diffusion.train.hardware import check_hardware, precision_of_run, prepare_network
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.resume import check_same_run, has_ended
+from lit_diffusion.weightings import Weighting
 
 log_once = rank_zero_only(log.info)  # of several processes, the first one says it
 
@@ -120,7 +124,7 @@ class Training:
 def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     """Build all parts of a training, so that what can't work is found; nothing is written.
 
-    Nothing is fetched, unless a data set must be to count its classes.
+    Nothing is fetched, unless the config leaves a number to the data.
 
     Args:
         cfg: its config.
@@ -131,7 +135,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     """
     check_values(cfg)
     check_hardware(cfg)
-    cfg = with_classes(cfg)
+    cfg = measured(cfg)
     if start:
         check_same_run(cfg, start, cfg.ckpt)
     cfg = cfg.copy()
@@ -147,6 +151,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_labels(module.denoiser.num_classes, datamodule.num_classes)
     check_condition(module.condition, module.denoiser.condition_channels, datamodule.image_shape)
     check_augment(module)
+    check_weighting(module)
     check_network(module.denoiser, datamodule.image_shape)
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
@@ -196,6 +201,8 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
         lr_scheduler=build_lr_scheduler(cfg.lr_scheduler),
         condition=build_optional(cfg, "condition", ImageCondition),
         augment=build_optional(cfg, "augment", Augment),
+        weighting=build_optional(cfg, "weighting", Weighting),
+        times=build_optional(cfg, "times", Times),
     )
     config = plain(cfg)
     module.save_hyperparameters(

@@ -1,0 +1,62 @@
+"""What a config leaves to the data: how many classes there are, how far pixels are from their mean."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lit_diffusion.common.build import build
+from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.data.datamodule import ImageDataModule
+
+MOST_MEASURED = 10_000  # images
+
+
+def measured(cfg: DictConfig) -> DictConfig:
+    """Return a config in which the data's own numbers stand where it has null.
+
+    They are ``data.num_classes``, which the source counts, and each ``sigma_data`` of the prediction and the
+    weighting, the standard deviation of training pixels in [-1, 1].
+
+    Raises:
+        ConfigError: the source can't count its classes, or has no images.
+    """
+    cfg = cfg.copy()
+    if cfg.data.get("num_classes", 0) is None:
+        cfg.data.num_classes = count_classes(cfg)
+    unknown = [node for part in ("prediction", "weighting") for node in without_sigma(cfg.get(part))]
+    if unknown:
+        sigma_data = standard_deviation(build(cfg.data, "data"))
+        for node in unknown:
+            node.sigma_data = sigma_data
+    return cfg
+
+
+def count_classes(cfg: DictConfig) -> int:
+    """Return how many classes a config's source has."""
+    source = build(cfg.data.source, "data.source")
+    if not hasattr(source, "count_classes"):
+        raise ConfigError(
+            f"data.num_classes is null, but {type(source).__name__} can't count its classes: give "
+            "their number"
+        )
+    return source.count_classes()
+
+
+def without_sigma(node: Any) -> Iterator[DictConfig]:
+    """Yield every part of a config whose sigma_data is null."""
+    if not isinstance(node, DictConfig):
+        return
+    if "sigma_data" in node and node.sigma_data is None:
+        yield node
+    for key in node:
+        yield from without_sigma(node[key])
+
+
+def standard_deviation(data: ImageDataModule) -> float:
+    """Return the standard deviation of training images' pixels in [-1, 1], to four digits."""
+    data.prepare_data()
+    images, _ = data.load(train=True)
+    some = images[:: len(images) // MOST_MEASURED + 1]
+    return round(float(some.to(torch.float64).std()) / 127.5, 4)

@@ -1,0 +1,151 @@
+"""Times: how often training meets each noise level."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_diffusion.common.errors import check_number, check_whole_number
+from lit_diffusion.schedules import Schedule
+
+
+class Drawn(NamedTuple):
+    """Times of a batch.
+
+    Attributes:
+        t: times in (0, 1], (B,).
+        weight: of each one's loss, (B,).
+    """
+
+    t: Tensor
+    weight: Tensor
+
+
+class Times(nn.Module, ABC):
+    """Draws the times of training.
+
+    Attributes:
+        learns: whether it learns from the losses, in buffers, which checkpoints keep.
+    """
+
+    learns = False
+
+    def draw(self, schedule: Schedule, n: int, generator: torch.Generator) -> Drawn:
+        """Draw n times, on the generator's device."""
+        t = self.times(schedule, n, generator)
+        return Drawn(t, torch.ones_like(t))
+
+    @abstractmethod
+    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n times, (n,), at which the network can be evaluated; of validation too."""
+
+    def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
+        """Learn from the losses (B,) of a batch, of all processes, at times t (B,)."""
+
+
+class Uniform(Times):
+    """All times of the schedule alike."""
+
+    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
+        return schedule.at_share(uniform(n, generator))
+
+
+class LogitNormal(Times):
+    """The sigmoid of N(mean, std^2), which favours the middle (Esser et al. 2024, equation 19).
+
+    Args:
+        mean: above 0 favours noisy times, below 0 clean ones.
+        std: the smaller, the nearer to the middle.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0):
+        super().__init__()
+        check_number("times.mean", mean, least=-20, most=20)
+        check_number("times.std", std, least=1e-3, most=100)
+        self.mean = mean
+        self.std = std
+
+    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
+        return schedule.at_share(torch.sigmoid(self.mean + self.std * normal(n, generator)))
+
+
+class LogNormal(Times):
+    """Noise levels sigma / alpha whose logarithm is N(mean, std^2) (Karras et al. 2022, table 1).
+
+    Args:
+        mean, std: of ln(sigma / alpha). Karras et al. 2024 have -0.4 and 1.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2):
+        super().__init__()
+        check_number("times.mean", mean, least=-20, most=20)
+        check_number("times.std", std, least=1e-3, most=100)
+        self.mean = mean
+        self.std = std
+
+    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
+        log_noise = self.mean + self.std * normal(n, generator)
+        return schedule.inside(schedule.at_log_snr(-2 * log_noise).to(log_noise))
+
+
+class Importance(Times):
+    """Times in proportion to the root of the mean squared loss there (Nichol and Dhariwal 2021, equation 18).
+
+    The loss of each is divided by how much more often it is drawn than uniformly, so that the mean loss stays
+    that of uniform times, at less variance. The mean square is a moving average in bins, equal shares of t.
+
+    Args:
+        bins: their number.
+        decay: of the moving average, per step in which a bin is met.
+        uniform_share: of the times, drawn uniformly, so that no bin is forgotten.
+    """
+
+    learns = True
+    squares: Tensor
+
+    def __init__(self, bins: int = 50, decay: float = 0.99, uniform_share: float = 0.1):
+        super().__init__()
+        check_whole_number("times.bins", bins, least=2, most=1000)
+        check_number("times.decay", decay, least=0, most=0.99999)
+        check_number("times.uniform_share", uniform_share, least=1e-3, most=1)
+        self.bins = bins
+        self.decay = decay
+        self.uniform_share = uniform_share
+        self.register_buffer("squares", torch.zeros(bins))
+
+    def probabilities(self) -> Tensor:
+        """Return how likely each bin is, (bins,): uniform until all have been met."""
+        if not (self.squares > 0).all():
+            return torch.full_like(self.squares, 1 / self.bins)
+        roots = self.squares.sqrt()
+        return (1 - self.uniform_share) * roots / roots.sum() + self.uniform_share / self.bins
+
+    def draw(self, schedule: Schedule, n: int, generator: torch.Generator) -> Drawn:
+        p = self.probabilities().to(generator.device)
+        chosen = torch.multinomial(p, n, replacement=True, generator=generator)
+        share = (chosen + uniform(n, generator)) / self.bins
+        return Drawn(schedule.at_share(share), 1 / (self.bins * p[chosen]))
+
+    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
+        return schedule.at_share(uniform(n, generator))
+
+    @torch.no_grad()
+    def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
+        share = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
+        place = (share * self.bins).long().clamp(0, self.bins - 1)
+        count = torch.bincount(place, minlength=self.bins)
+        mean = torch.bincount(place, loss.double().square(), minlength=self.bins) / count.clamp(min=1)
+        kept = torch.where(self.squares > 0, self.decay, 0.0)
+        averaged = kept * self.squares + (1 - kept) * mean.to(self.squares)
+        self.squares.copy_(torch.where(count > 0, averaged, self.squares))
+
+
+def uniform(n: int, generator: torch.Generator) -> Tensor:
+    """Draw n numbers, uniform in [0, 1), in float32 whatever the default dtype is."""
+    return torch.rand(n, generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def normal(n: int, generator: torch.Generator) -> Tensor:
+    """Draw n standard normal numbers, in float32."""
+    return torch.randn(n, generator=generator, device=generator.device, dtype=torch.float32)
