@@ -11,10 +11,11 @@ _ROOMS = {
     "checkpoint": ("build_denoiser", "load_denoiser", "read_checkpoint"),
     "combinators": ("Anagram", "Blend", "Hybrid", "Rescheduled"),
     "conditions": ("ImageCondition", "LowResolution", "Paired"),
+    "couplings": ("ClassOT", "Coupling", "Independent", "MinibatchOT"),
     "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
     "denoiser": ("Denoiser", "Labelled", "NetworkDenoiser"),
     "guidance": ("Guidance", "Guided"),
-    "models": ("AttnUNet", "ConvNeXtUNet", "FCUNet", "SmallUNet"),
+    "models": ("AttnUNet", "ConvNeXtUNet", "DiT", "FCUNet", "SmallUNet"),
     "predictions": ("Edm", "Eps", "Estimate", "Prediction", "V", "Velocity", "X"),
     "samplers": (
         "Ancestral",

@@ -68,7 +68,12 @@ def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
     weighting = {TARGET: "lit_diffusion.weightings.Unweighted"}
     if gamma is not None:
         weighting = {TARGET: "lit_diffusion.weightings.MinSNR", "gamma": gamma}
-    return {"times": times, "weighting": weighting, **config, "schedule": schedule, "module": module}
+    since = {
+        "times": times,
+        "weighting": weighting,
+        "coupling": {TARGET: "lit_diffusion.couplings.Independent"},
+    }
+    return {**since, **config, "schedule": schedule, "module": module}
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_help_is_quick_and_reads_well(run, tmp_path):
     result = run(TRAIN, "--help")
     assert result.returncode == 0
     for line in (
-        "model: attn_unet, convnext_unet, fc_unet, small_unet",
+        "model: attn_unet, convnext_unet, dit, fc_unet, small_unet",
         "experiment=quickstart",
         "usage: python train.py",
     ):

@@ -28,6 +28,7 @@ ROOMS = [  # a module imports from its own room and from those below it
     "denoiser",
     "predictions",
     "conditions",
+    "couplings",
     "weightings",
     "times",
     "schedules",

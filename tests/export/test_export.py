@@ -135,6 +135,7 @@ def test_a_weight_too_large_for_float16_is_refused(saved, exported):
         ("attn_unet", 3, "down_channels=[8,8] mid_channels=[8,8] up_channels=[8,8] down_sample=[true]"),
         ("convnext_unet", 0, "multipliers=[1,1]"),
         ("fc_unet", 3, "width=4"),
+        ("dit", 3, "depth=1"),
     ],
 )
 def test_onnx_is_the_network(saved, exported, model, num_classes, smaller, capfd, caplog):

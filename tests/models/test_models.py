@@ -8,6 +8,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.blocks import SelfAttention, sinusoidal
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down
+from lit_diffusion.models.dit import DiT, rotated, rotation
 from lit_diffusion.models.fc_unet import FCUNet
 from lit_diffusion.models.small_unet import SmallUNet
 
@@ -22,6 +23,7 @@ TINY = {
         "heads": 2,
     },
     ConvNeXtUNet: {"width": 4, "multipliers": (1, 2, 2)},
+    DiT: {"width": 16, "depth": 2, "heads": 2},
 }
 NETWORKS = pytest.mark.parametrize("network", TINY)
 
@@ -92,6 +94,37 @@ def test_small_unet_is_small():
 
 def test_small_unet_starts_at_zero():
     assert SmallUNet()(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).abs().max() == 0
+
+
+def test_dit_starts_at_zero_and_has_a_known_size():
+    network = DiT(num_classes=10)
+    assert network(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0])).abs().max() == 0
+    w = 192
+    block = 2 * (3 * w**2 + 3 * w) + 3 * w**2 + 3 * w + w**2 + w + 2 * 4 * w**2 + 5 * w + 2 * 32
+    ends = 17 * w + 2 * (w**2 + w) + 11 * w + 2 * w**2 + 2 * w + 16 * w + 1
+    assert count(network) == 4 * block + ends
+
+
+def test_dit_puts_each_patch_back_where_it_was():
+    """While its gates are zero no token sees another one."""
+    network = DiT(channels=3, image_size=[8, 12], patch_size=4, width=16, depth=1, heads=2)
+    torch.nn.init.normal_(network.out.weight, generator=torch.manual_seed(0))
+    x = torch.randn(1, 3, 8, 12, requires_grad=True)
+    out = network(x, torch.zeros(1))
+    (gradient,) = torch.autograd.grad(out[0, :, 4:8, 8:12].square().sum(), x)
+    seen = gradient.abs().sum((0, 1)) > 0
+    assert seen[4:8, 8:12].all() and seen.sum() == 16
+
+
+def test_rotary_positions_are_relative():
+    """Queries and keys meet in a number that depends on how many rows and columns are between them."""
+    q, k = torch.randn(2, 1, 1, 1, 32, generator=torch.manual_seed(0)).expand(2, 1, 1, 20, 32)
+    turned = rotation(4, 5, 32)
+    scores = (rotated(q, turned) @ rotated(k, turned).mT)[0, 0].reshape(4, 5, 4, 5)
+    torch.testing.assert_close(scores[0, 0, 2, 3], scores[1, 1, 3, 4])
+    torch.testing.assert_close(scores[2, 1, 1, 3], scores[3, 2, 2, 4])
+    assert not torch.isclose(scores[0, 0, 2, 3], scores[0, 0, 3, 2])
+    torch.testing.assert_close(scores[0, 0, 0, 0], (q[0, 0, 0] * k[0, 0, 0]).sum())
 
 
 def test_convnext_unet_has_the_tutorials_shape():
@@ -187,6 +220,10 @@ def test_sinusoidal_features():
         (lambda: SmallUNet(widths=(64,), blocks=(1, 2)), "widths"),
         (lambda: SmallUNet(widths=()), "widths"),
         (lambda: SmallUNet(num_classes=-1), "num_classes is -1"),
+        (lambda: DiT(image_size=30), "image_size is 30"),
+        (lambda: DiT(heads=5), "heads is 5"),
+        (lambda: DiT(width=36, heads=6), "each head 6"),
+        (lambda: DiT(depth=0), "depth is 0"),
         (lambda: AttnUNet(image_size=30), "image_size is 30"),
         (lambda: AttnUNet(groups=7), "groups is 7"),
         (lambda: AttnUNet(heads=0), "heads is 0"),

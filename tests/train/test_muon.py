@@ -6,6 +6,7 @@ from torch import nn
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet
+from lit_diffusion.models.dit import DiT
 from lit_diffusion.models.small_unet import SmallUNet
 from lit_diffusion.train.muon import Muon, is_hidden, orthogonalized
 
@@ -27,6 +28,7 @@ def test_singular_values_come_near_to_one_and_vectors_stay(shape):
         (SmallUNet(num_classes=10), {"conv_in", "conv_out", "label_embedding.table"}),
         (AttnUNet(num_classes=10), {"conv_in", "conv_out", "label_embedding.table"}),
         (ConvNeXtUNet(), {"conv_out"}),
+        (DiT(num_classes=10), {"patches", "out", "label_embedding.table"}),
     ],
 )
 def test_first_and_last_layers_and_tables_are_not_muons(network, others):

@@ -20,6 +20,7 @@ FEWER_BLOCKS = {  # the exporter takes a second per block
     "attn_unet": [],
     "convnext_unet": ["model.multipliers=[1,1]"],
     "unet2d": ["model.widths=[8,8]", "model.attention_at=[]"],
+    "dit": [],
     "fc_unet": [],
 }
 # One shape in every run of the suite, the others in make test-slow.

@@ -26,8 +26,8 @@ def tiny(cfg):
 
 PAIRS = [
     (schedule, prediction)
-    for schedule in ("linear", "cosine", "sigmoid", "flow")
-    for prediction in ("eps", "x", "v", "velocity")
+    for schedule in ("linear", "cosine", "sigmoid", "flow", "ve")
+    for prediction in ("eps", "x", "v", "velocity", "edm")
 ]
 
 

@@ -35,6 +35,7 @@ GROUPS = (
     "callbacks",
     "times",
     "weighting",
+    "coupling",
 )
 LOGGED = r"(train|val)/loss|train/(lr|grad_norm)|(train|val)_t/.+|perf/images_per_second|eval/.+"  # by us
 
@@ -151,6 +152,12 @@ def check_weighting(module: LitDiffusion) -> None:
             f"{type(schedule).__name__} {weights[0]:.3g} and {weights[1]:.3g}: choose weighting=none, or "
             "another schedule"
         )
+
+
+def check_coupling(module: LitDiffusion) -> None:
+    """Raise ConfigError for a coupling by labels of a network that is told none."""
+    labels = torch.zeros(2, dtype=torch.int64) if module.denoiser.num_classes else None
+    module.coupling.order(torch.zeros(2, 1), torch.zeros(2, 1), labels)
 
 
 def check_network(denoiser: NetworkDenoiser, shape: tuple[int, int, int]) -> None:

@@ -15,6 +15,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.log import ensure_terminal
 from lit_diffusion.common.tensors import per_image
 from lit_diffusion.conditions import ImageCondition
+from lit_diffusion.couplings import Coupling, Independent
 from lit_diffusion.data.augment import Augment
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.times import Drawn, Times, Uniform
@@ -41,6 +42,7 @@ class LitDiffusion(L.LightningModule):
         augment: changes the training images; None: they are as they are.
         weighting: how much an error counts at each noise level; None: as the prediction has it.
         times: how often each noise level is met; None: all times alike.
+        coupling: which noise belongs to which image of a process's batch, in training; None: any.
         label_dropout: share of conditions replaced by the null label, or by an image of zeros, for guidance.
         fixed_noise: the same times and noise at every step, so that one batch can be learnt by heart.
         seed: of all randomness.
@@ -55,6 +57,7 @@ class LitDiffusion(L.LightningModule):
         augment: Augment | None = None,
         weighting: Weighting | None = None,
         times: Times | None = None,
+        coupling: Coupling | None = None,
         label_dropout: float = 0.1,
         fixed_noise: bool = False,
         seed: int = 0,
@@ -69,6 +72,7 @@ class LitDiffusion(L.LightningModule):
         self.augment = augment
         self.weighting = weighting or Unweighted()
         self.times = times or Uniform()
+        self.coupling = coupling or Independent()
         self.label_dropout = label_dropout
         self.fixed_noise = fixed_noise
         self.seed = seed
@@ -111,6 +115,7 @@ class LitDiffusion(L.LightningModule):
         (t, weight), eps, uniform = self._draw(x, *self._step_key(batch_idx))
         x, told = self._augmented(x, *self._step_key(batch_idx))
         y = self.condition_of(x, other)
+        eps = self.coupling(x, eps, y)
         if y is not None:
             y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)
         loss = self.losses(x, y, t, eps, told)

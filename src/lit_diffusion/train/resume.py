@@ -19,6 +19,7 @@ SAME: dict[str, tuple[str, ...] | None] = {  # keys of a group; None: all
     "augment": None,
     "weighting": None,
     "times": None,
+    "coupling": None,
     "module": ("seed", "fixed_noise"),
     "optimizer": None,
     "lr_scheduler": None,

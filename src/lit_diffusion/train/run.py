@@ -23,6 +23,7 @@ from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
 from lit_diffusion.conditions import ImageCondition, check_condition
+from lit_diffusion.couplings import Coupling
 from lit_diffusion.data.augment import Augment
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.data.measured import measured
@@ -35,6 +36,7 @@ from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
 from lit_diffusion.train.checks import (
     check_augment,
+    check_coupling,
     check_guidance,
     check_labels,
     check_lr_scheduler,
@@ -152,6 +154,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_condition(module.condition, module.denoiser.condition_channels, datamodule.image_shape)
     check_augment(module)
     check_weighting(module)
+    check_coupling(module)
     check_network(module.denoiser, datamodule.image_shape)
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
@@ -203,6 +206,7 @@ def build_module(cfg: DictConfig) -> LitDiffusion:
         augment=build_optional(cfg, "augment", Augment),
         weighting=build_optional(cfg, "weighting", Weighting),
         times=build_optional(cfg, "times", Times),
+        coupling=build_optional(cfg, "coupling", Coupling),
     )
     config = plain(cfg)
     module.save_hyperparameters(
