@@ -24,7 +24,12 @@ class Denoiser(nn.Module, ABC):
         num_classes: labels that it knows; 0 for none.
         conditional: whether it takes a condition: labels, prompts or images.
         learns_variance: whether its estimates have a ``var_weight``.
+
+    Attributes:
+        meets: whether x and eps of its estimates meet in x_t, as all samplers but some expect.
     """
+
+    meets = True
 
     __call__: Callable[..., Estimate]
 
@@ -163,6 +168,7 @@ class Combinator(Denoiser):
             denoiser.schedule, denoiser.num_classes, denoiser.conditional, denoiser.learns_variance
         )
         self.denoiser = denoiser
+        self.meets = self.meets and denoiser.meets
 
     def encode(self, condition: Condition) -> Tensor | None:
         return self.denoiser.encode(condition)

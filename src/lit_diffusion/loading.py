@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.combinators import Rescheduled
 from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
@@ -23,8 +24,8 @@ from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
 from lit_diffusion.conditions import ImageCondition, check_condition
-from lit_diffusion.denoiser import Denoiser
-from lit_diffusion.guidance import Guidance
+from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
+from lit_diffusion.guidance import AutoGuidance, Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.base import AfterStep, Sampler
 from lit_diffusion.samplers.generate import generate
@@ -51,6 +52,7 @@ class Loaded:
         config: what it was trained with; None for a pretrained one.
         upscaler: makes its images larger; None for none.
         condition: makes the images that condition it; None where none do.
+        worse: the worse model of autoguidance; None for none.
 
     Raises:
         ConfigError: the denoiser can't be guided like this, or the sampler can't work with it.
@@ -65,6 +67,7 @@ class Loaded:
     config: DictConfig | None = None
     upscaler: Upscaler | None = None
     condition: ImageCondition | None = None
+    worse: Denoiser | None = None
 
     def __post_init__(self) -> None:
         self.sampler.check(self.denoiser)
@@ -72,7 +75,7 @@ class Loaded:
     @cached_property
     def denoiser(self) -> Denoiser:
         """The denoiser, guided."""
-        return self.guidance.applied(self.unguided)
+        return self.guidance.applied(self.unguided, self.worse)
 
     def sample(
         self,
@@ -124,16 +127,39 @@ def load(cfg: DictConfig) -> Loaded:
     shape = image_shape(config.data)
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
+    guidance, identity, worse = choose_guidance(cfg, config), sha256_of(path), None
+    if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
+        worse = load_worse(guidance.bad, denoiser, cfg.trust)
+        identity = f"{identity}, guided away from {sha256_of(guidance.bad)}"
     return Loaded(
         denoiser,
-        choose_guidance(cfg, config),
+        guidance,
         build_sampler(cfg, config),
         shape,
         device,
-        sha256_of(path),
+        identity,
         config,
         condition=condition,
+        worse=worse,
     )
+
+
+def load_worse(path: str, better: NetworkDenoiser, trust: Sequence[str]) -> Denoiser:
+    """Return the model of a checkpoint, on the path of a better one, for autoguidance.
+
+    Raises:
+        ConfigError: it takes other conditions.
+    """
+    check_text("guidance.bad", path)
+    worse = load_denoiser(read_checkpoint(path), trust).to(next(better.parameters()).device)
+    worse.precision = better.precision
+    for key in ("num_classes", "condition_channels"):
+        if getattr(worse, key) != getattr(better, key):
+            raise ConfigError(
+                f"guidance.bad is {path}, a model with {key} {getattr(worse, key)}, but the one to guide has "
+                f"{getattr(better, key)}: choose one that takes the same conditions"
+            )
+    return Rescheduled(worse, better.schedule)
 
 
 def load_pretrained(cfg: DictConfig) -> Loaded:

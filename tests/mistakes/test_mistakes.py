@@ -321,7 +321,15 @@ MISTAKES = {
         guidance.scale=abc                                  guidance.scale is abc
         guidance.interval=3                                 guidance.interval is 3
         guidance.interval=[true,true]                       guidance.interval is [True, True]
-        guidance=null                                       guidance is None
+        guidance=null                                       guidance is null: choose one of
+        guidance=cfgpp                                      did you mean cfg_pp?
+        guidance=apg guidance.norm=0                        guidance.norm is 0
+        guidance=cfg_zero guidance.still=1                  guidance.still is 1
+        guidance=cfg_pp guidance.scale=2                    guidance.scale is 2
+        guidance=cfg_pp                                     choose sampler=ddim sampler.clip=false
+        guidance=autoguidance                               give guidance.bad=PATH
+        guidance=autoguidance guidance.bad=nowhere          ckpt nowhere does not exist
+        guidance.method=dpo                                 guidance.method is dpo
         device=mps                                          device is mps
         device=meta                                         device is meta
         device=null                                         device is None

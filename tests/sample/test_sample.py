@@ -264,8 +264,6 @@ def test_the_checkpoints_sampler_unless_another_is_asked_for(config):
         ("device=cuda", "torch sees no GPU"),
         ("device=abacus", "device is abacus"),
         ("guidance.scale=high", r"guidance\.scale is high"),
-        ("guidance=2", "guidance is 2: give its keys, scale, interval, rescale"),
-        ("guidance=null", "guidance is None: give its keys"),
         ("+guidance.sacle=2", "sacle.*: give its keys"),
         ("y=2.5", "y is 2.5"),
         ("precision=half", "precision is half: choose 32-true, auto, bf16-mixed or 16-mixed"),
@@ -346,6 +344,24 @@ def test_guidance_is_that_of_the_runs_own_samples(trained, sampled):
     assert np.array_equal(images(), conditional)
     assert np.array_equal(images("guidance.scale=30"), conditional)  # only the scale is given
     assert np.array_equal(images("guidance.scale=30", "guidance.interval=[0,1]"), guided)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["guidance=apg", "guidance.scale=3"],
+        ["guidance=cfg_zero", "guidance.scale=3"],
+        ["guidance=cfg_pp", "sampler=ddim", "sampler.clip=false"],
+        ["guidance=autoguidance", "guidance.scale=3", "guidance.bad=BAD"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_every_method_of_guidance_samples(trained, sampled, options):
+    """Other images than unguided ones; a worse model's weights tell one sampling from another."""
+    ckpt, bad = trained(), trained("seed=1")
+    options = [option.replace("BAD", str(bad)) for option in options]
+    plain, guided = (sampled(ckpt, "npz=true", "gif=false", *o)[1].read_bytes() for o in ([], options))
+    assert plain != guided
 
 
 def test_the_model_that_ships(config):

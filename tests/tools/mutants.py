@@ -33,6 +33,12 @@ DDIM_STEP = "maths/test_against_diffusers.py::test_ddim_is_ddim"
 MULTISTEP = "maths/test_against_diffusers.py::test_multistep_samplers_are_theirs"
 STAGE_1 = "interop/test_pretrained.py::test_stage_1_is_theirs"
 INPAINTING = "edit/test_editing.py::test_inpainting_keeps_known_pixels_exactly"
+TIMES = "maths/test_times.py"
+WEIGHTINGS = "maths/test_weightings.py"
+EDM = "maths/test_predictions.py"
+COUPLINGS = "maths/test_couplings.py"
+METHODS = "maths/test_guidance.py"
+DIT = "models/test_models.py::test_rotary_positions_are_relative"
 HYBRIDS = "edit/test_editing.py::test_a_hybrids_bands_are_each_ones"
 ORDERS = "maths/test_oracle.py::test_flow_has_each_samplers_order"
 ANAGRAMS = "edit/test_editing.py::test_anagrams_are_read_both_ways"
@@ -117,16 +123,162 @@ MUTANTS = {
         "models/test_models.py",
     ),
     "guidance: the interval inside out": Mutant(
-        "guidance.py", "(t >= low) & (t <= high)", "(t < low) | (t > high)", GUIDANCE
+        "guidance/base.py", "(t >= low) & (t <= high)", "(t < low) | (t > high)", GUIDANCE
     ),
     "guidance: rescaled the wrong way": Mutant(
-        "guidance.py",
+        "guidance/base.py",
         "rescale * ratio + 1 - rescale",
         "rescale / ratio + 1 - rescale",
         GUIDANCE,
     ),
     "guidance: the 1 + w convention": Mutant(
-        "guidance.py", "u + scales * (c - u)", "c + scales * (c - u)", GUIDANCE
+        "guidance/base.py", "w + self.guidance.scale * (b - w)", "b + self.guidance.scale * (b - w)", GUIDANCE
+    ),
+    "ve: sigma without its power": Mutant(
+        "schedules/continuous.py",
+        "self.sigma_max * t**self.rho",
+        "self.sigma_max * t",
+        "maths/test_schedules.py",
+    ),
+    "ve: log-SNR taken for log sigma": Mutant(
+        "schedules/continuous.py", "(-log_snr / 2).exp()", "(-log_snr).exp()", "maths/test_schedules.py"
+    ),
+    "ve: the last step at the least noise left out": Mutant(
+        "schedules/continuous.py",
+        "torch.linspace(self.t_max, self.t_min, steps, dtype=torch.float64)",
+        "torch.linspace(self.t_max, 0, steps + 1, dtype=torch.float64)[:-1]",
+        "maths/test_schedules.py",
+    ),
+    "ve: times below the least noise drawn": Mutant(
+        "schedules/continuous.py",
+        "self.t_min + (self.t_max - self.t_min) * share",
+        "share",
+        "maths/test_schedules.py",
+    ),
+    "ve: c_noise without its quarter": Mutant(
+        "schedules/continuous.py", "self.sigma(t).log() / 4", "self.sigma(t).log()", "maths/test_schedules.py"
+    ),
+    "chain: shares of an entry too few": Mutant(
+        "schedules/discrete.py", "(share * self.steps).floor() + 1)", "(share * self.steps).floor())", TIMES
+    ),
+    "edm: what the network is shown isn't scaled": Mutant(
+        "predictions.py", "return x_t / self._std(alpha, sigma)", "return x_t", EDM
+    ),
+    "edm: c_skip without its square": Mutant(
+        "predictions.py",
+        "alpha * self.sigma_data**2 / std**2 * x_t",
+        "alpha * self.sigma_data / std * x_t",
+        EDM,
+    ),
+    "edm: c_out's sign": Mutant(
+        "predictions.py",
+        "* x_t + sigma * self.sigma_data / std * output",
+        "* x_t - sigma * self.sigma_data / std * output",
+        EDM,
+    ),
+    "edm: the deviation of images forgotten": Mutant(
+        "predictions.py", "(alpha * self.sigma_data) ** 2).sqrt()", "alpha**2).sqrt()", EDM
+    ),
+    "edm: the slope upside down": Mutant(
+        "predictions.py",
+        "return self._std(alpha, sigma) / (sigma * self.sigma_data)",
+        "return sigma * self.sigma_data / self._std(alpha, sigma)",
+        EDM,
+    ),
+    "rescheduled: not scaled": Mutant(
+        "combinators.py",
+        "self.denoiser(scale * x_t, t_old, y)",
+        "self.denoiser(x_t, t_old, y)",
+        "maths/test_oracle.py",
+    ),
+    "rescheduled: at the new path's time": Mutant(
+        "combinators.py",
+        "self.denoiser(scale * x_t, t_old, y)",
+        "self.denoiser(scale * x_t, t, y)",
+        "maths/test_oracle.py",
+    ),
+    "times: log-normal in log-SNR": Mutant("times.py", "-2 * log_noise", "-log_noise", TIMES),
+    "times: importance without its weights": Mutant(
+        "times.py", "1 / (self.bins * p[chosen])", "torch.ones_like(share)", TIMES
+    ),
+    "times: importance by the mean square": Mutant(
+        "times.py", "roots = self.squares.sqrt()", "roots = self.squares", TIMES
+    ),
+    "times: importance forgets": Mutant(
+        "times.py",
+        "kept * self.squares + (1 - kept) * mean",
+        "(1 - kept) * self.squares + kept * mean",
+        TIMES,
+    ),
+    "weighting: soft min-SNR is min-SNR": Mutant(
+        "weightings.py", "snr * self.gamma / (snr + self.gamma)", "snr.clamp(max=self.gamma)", WEIGHTINGS
+    ),
+    "weighting: p2 as a weight of x": Mutant(
+        "weightings.py", "snr / (self.k + snr) ** self.gamma", "1 / (self.k + snr) ** self.gamma", WEIGHTINGS
+    ),
+    "weighting: the sigmoid's sign": Mutant(
+        "weightings.py",
+        "torch.sigmoid(self.bias - log_snr)",
+        "torch.sigmoid(self.bias + log_snr)",
+        WEIGHTINGS,
+    ),
+    "weighting: edm's deviation not squared": Mutant(
+        "weightings.py",
+        "log_snr.exp() + 1 / self.sigma_data**2",
+        "log_snr.exp() + 1 / self.sigma_data",
+        WEIGHTINGS,
+    ),
+    "weighting: the uncertainty isn't paid for": Mutant(
+        "weightings.py", "/ u.exp() + u", "/ u.exp()", WEIGHTINGS
+    ),
+    "dit: keys not turned": Mutant(
+        "models/dit.py", "rotated(self.k_norm(k), rotation)", "self.k_norm(k)", "models/test_models.py"
+    ),
+    "dit: rows for columns": Mutant(
+        "models/dit.py", "for place in (row, column)", "for place in (row, row)", DIT
+    ),
+    "dit: turned by no angle": Mutant(
+        "models/dit.py", "first * sin + second * cos], dim=-1)", "second * sin + first * cos], dim=-1)", DIT
+    ),
+    "coupling: the dearest pairs": Mutant("couplings.py", "maximize=True", "maximize=False", COUPLINGS),
+    "coupling: noise of any label": Mutant(
+        "couplings.py", "mine.cpu()[cheapest(x[mine], eps[mine])]", "cheapest(x, eps)[mine.cpu()]", COUPLINGS
+    ),
+    "coupling: left out of training": Mutant(
+        "train/module.py", "eps = self.coupling(x, eps, y)", "eps = eps", "train/test_module.py"
+    ),
+    "apg: along the image too": Mutant(
+        "guidance/apg.py", "difference - (1 - self.guidance.parallel) * parallel", "difference", METHODS
+    ),
+    "apg: momentum of the other sign": Mutant(
+        "guidance/apg.py",
+        "difference + self.guidance.momentum",
+        "difference - self.guidance.momentum",
+        METHODS,
+    ),
+    "apg: a walk begins with the last one's momentum": Mutant(
+        "guidance/apg.py", "or t.max() > self._now[0].max()", "", METHODS
+    ),
+    "apg: lengths stretched to the cap": Mutant(
+        "guidance/apg.py", "norm.clamp(min=1e-12)).clamp(max=1)", "norm.clamp(min=1e-12))", METHODS
+    ),
+    "cfg-zero: the other way round": Mutant(
+        "guidance/cfg_zero.py",
+        "(a * uncond).flatten(1).sum(1) for a in (cond, uncond)",
+        "(a * cond).flatten(1).sum(1) for a in (uncond, cond)",
+        METHODS,
+    ),
+    "cfg-zero: still at the end": Mutant(
+        "guidance/cfg_zero.py", "t > 1 - self.guidance.still", "t < self.guidance.still", METHODS
+    ),
+    "cfg++: the conditional noise": Mutant(
+        "guidance/cfg_pp.py", "Estimate(x, worse.eps", "Estimate(x, better.eps", METHODS
+    ),
+    "autoguidance: towards the worse model": Mutant(
+        "guidance/autoguidance.py",
+        "return self.denoiser(x_t, t, y), self.worse(x_t, t, y)",
+        "return self.worse(x_t, t, y), self.denoiser(x_t, t, y)",
+        METHODS,
     ),
     "clipping: eps of before": Mutant(
         "denoiser.py",

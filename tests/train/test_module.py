@@ -115,6 +115,18 @@ def test_draws_do_not_depend_on_the_precision(config):
     assert all(torch.equal(a, b) for a, b in zip(flat(drawn), flat(expected), strict=True))
 
 
+def test_a_step_pairs_images_and_noise_by_the_coupling(config):
+    """The noise that the network is shown is the nearest in the batch, and the target is made of it."""
+    module = attached(build_module(config("coupling=minibatch_ot", "prediction=eps", *TINY["small_unet"])))
+    x, y = digits(8)
+    drawn = module._draw(x, 0, 0)
+    seen = []
+    module.losses = lambda x, y, t, eps, told: seen.append(eps) or torch.zeros(len(x), requires_grad=True)
+    module.training_step((x, y), 0)
+    assert torch.equal(seen[0], module.coupling(x, drawn[1], None))
+    assert not torch.equal(seen[0], drawn[1])
+
+
 def test_keys_do_not_collide():
     keys = [
         (0,),

@@ -61,7 +61,7 @@ class Evaluation(AfterEpochs):
         self.seed = seed
 
     def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
-        self.guidance.applied(denoiser)
+        self.sampler.check(self.guidance.applied(denoiser))
         check_sampler(self.sampler, denoiser, data.image_shape)
 
     @rank_zero_only

@@ -69,6 +69,8 @@ def sampling_text(sampling: Mapping | None) -> str:
     sampler = f"{name}({', '.join(f'{key}={value}' for key, value in settings.items())})"
     guidance = sampling["guidance"]
     guided = f"{guidance['scale']:g} at t in {guidance['interval']}, rescale {guidance['rescale']:g}"
+    if guidance.get("method", "cfg") != "cfg":
+        guided = ", ".join(f"{key} {value}" for key, value in guidance.items())
     return f": {sampler}, guidance {guided}, condition: {condition}"
 
 

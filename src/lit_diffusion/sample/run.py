@@ -156,7 +156,7 @@ def sampling_settings(cfg: DictConfig, loaded: Loaded, given: Conditions) -> dic
     sampler = {"name": type(loaded.sampler).__name__, **vars(loaded.sampler)}
     if given.y is not None and given.y.ndim == 4:
         settings["conditions"] = hashlib.sha256(given.y.numpy().tobytes()).hexdigest()
-    return {"weights": loaded.identity, **settings, "guidance": vars(loaded.guidance), "sampler": sampler}
+    return {"weights": loaded.identity, **settings, "guidance": loaded.guidance.settings, "sampler": sampler}
 
 
 def picture_of(cfg: DictConfig, images: Tensor, given: Conditions) -> Image.Image:

@@ -58,6 +58,8 @@ class Sampler(ABC):
         self.clip = clip
         self.grid = grid
 
+    needs_meeting = True  # whether it takes x and eps to meet in x_t
+
     @property
     def stochastic(self) -> bool:
         """Whether its steps add noise."""
@@ -73,6 +75,12 @@ class Sampler(ABC):
 
     def check(self, denoiser: Denoiser) -> None:
         """Raise ConfigError if this sampler can't work with the denoiser, or can't begin at pure noise."""
+        if not denoiser.meets and (self.needs_meeting or self.clip is not False):
+            raise ConfigError(
+                f"sampler {type(self).__name__}, with sampler.clip {self.clip}, needs estimates of x and eps "
+                "that meet in x_t, which guidance.method cfg_pp doesn't give: choose sampler=ddim "
+                "sampler.clip=false"
+            )
         self.times(denoiser.schedule)
         schedule = denoiser.schedule
         t_max = torch.tensor(schedule.t_max, dtype=torch.float64)

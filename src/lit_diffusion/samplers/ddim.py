@@ -27,6 +27,8 @@ class DDIM(Sampler):
             raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
         self.eta = eta
 
+    needs_meeting = False
+
     @property
     def stochastic(self) -> bool:
         return self.eta > 0

@@ -23,6 +23,8 @@ class DPMpp2M(DDIM):
         eta: share of fresh noise, in [0, 1].
     """
 
+    needs_meeting = True
+
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
     ) -> Tensor:

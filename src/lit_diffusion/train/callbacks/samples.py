@@ -93,7 +93,7 @@ class Samples(AfterEpochs):
         self.last_grid: Path | None = None
 
     def check(self, denoiser: NetworkDenoiser, data: ImageDataModule) -> None:
-        self.guidance.applied(denoiser)
+        self.sampler.check(self.guidance.applied(denoiser))
         check_sampler(self.sampler, denoiser, data.image_shape)
         if denoiser.condition_channels and self.n > data.val_size:
             raise ConfigError(
