@@ -8,7 +8,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.blocks import SelfAttention, sinusoidal
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down
-from lit_diffusion.models.dit import DiT, rotated, rotation
+from lit_diffusion.models.dit import Block, DiT, rotated, rotation
 from lit_diffusion.models.fc_unet import FCUNet
 from lit_diffusion.models.small_unet import SmallUNet
 
@@ -123,8 +123,24 @@ def test_rotary_positions_are_relative():
     scores = (rotated(q, turned) @ rotated(k, turned).mT)[0, 0].reshape(4, 5, 4, 5)
     torch.testing.assert_close(scores[0, 0, 2, 3], scores[1, 1, 3, 4])
     torch.testing.assert_close(scores[2, 1, 1, 3], scores[3, 2, 2, 4])
-    assert not torch.isclose(scores[0, 0, 2, 3], scores[0, 0, 3, 2])
+    for other in (scores[0, 0, 3, 2], scores[0, 0, 2, 0], scores[0, 0, 0, 3]):
+        assert not torch.isclose(scores[0, 0, 2, 3], other)
     torch.testing.assert_close(scores[0, 0, 0, 0], (q[0, 0, 0] * k[0, 0, 0]).sum())
+
+
+def test_dit_sees_where_tokens_are_from_each_other_and_no_more():
+    torch.manual_seed(0)
+    block = Block(width=32, heads=2, hidden=64, dropout=0.0)
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    h, emb = torch.randn(1, 12, 32), torch.randn(1, 32)
+    places = rotation(5, 6, 16).unflatten(1, (5, 6))
+    here, there, across = (
+        block(h, emb, part.flatten(1, 2))
+        for part in (places[:, :3, :4], places[:, 2:5, 1:5], places[:, :4, :3])
+    )
+    torch.testing.assert_close(here, there)
+    assert not torch.allclose(here, across)
 
 
 def test_convnext_unet_has_the_tutorials_shape():
