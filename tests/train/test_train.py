@@ -24,34 +24,6 @@ def tiny(cfg):
     return TINY[OmegaConf.select(cfg, "model._target_").split(".")[-2]]
 
 
-PAIRS = [
-    (schedule, prediction)
-    for schedule in ("linear", "cosine", "sigmoid", "flow", "ve")
-    for prediction in ("eps", "x", "v", "velocity", "edm")
-]
-
-
-@pytest.mark.parametrize(
-    "model, schedule, prediction",
-    [
-        *[("small_unet", *pair) for pair in PAIRS],
-        *[
-            (model, *pair)
-            for model in TINY
-            if model != "small_unet"
-            for pair in (("linear", "eps"), ("flow", "velocity"))
-        ],
-    ],
-)
-def test_every_pair_trains_and_every_model_with_two_of_them(config, tmp_path, model, schedule, prediction):
-    """A network sees nothing of schedule and prediction but the time that it is given."""
-    choices = [f"model={model}", f"schedule={schedule}", f"prediction={prediction}"]
-    metrics, objects = train(config(*choices, "debug=limit", *TINY[model]))
-    assert 0 < metrics["val/loss"] < float("inf")
-    assert objects["trainer"].global_step == 3
-    assert (tmp_path / "samples" / "grid_step_000003.png").is_file()
-
-
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains(config, tmp_path, experiment):
     choices = [f"experiment={experiment}", "debug=limit"]
