@@ -76,9 +76,10 @@ class Paired(ImageCondition):
 
     def input_of(self, x: Tensor, other: Tensor) -> Tensor:
         if other.shape[1:] != x.shape[1:]:
+            found = f"images {tuple(other.shape[1:])}" if other.ndim == 4 else "labels"
             raise ConfigError(
-                f"condition=paired, but beside images {tuple(x.shape[1:])} the data have no images like "
-                f"them, but {tuple(other.shape[1:])}: choose data of pairs, such as data=emoji_pairs"
+                f"condition=paired, but beside images {tuple(x.shape[1:])} the data have {found}, and no "
+                "images like them: choose data of pairs, such as data=emoji_pairs"
             )
         return other
 

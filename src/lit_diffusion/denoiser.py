@@ -134,8 +134,9 @@ class NetworkDenoiser(Denoiser):
         number = isinstance(condition, int) and not isinstance(condition, bool)
         if condition is not None and not (number and condition in range(self.num_classes)):
             known = f"labels from 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
+            choice = "one of them, or null for none" if self.num_classes else "null for none"
             raise ConfigError(
-                f"the condition {condition!r} is asked for, but the model knows {known}: choose null for none"
+                f"the condition {condition!r} is asked for, but the model knows {known}: choose {choice}"
             )
         if self.num_classes == 0:
             return None

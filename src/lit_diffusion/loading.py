@@ -19,6 +19,7 @@ from lit_diffusion.common.configs import plain
 from lit_diffusion.common.device import choose_device
 from lit_diffusion.common.errors import ConfigError, check_installed, check_text
 from lit_diffusion.common.files import sha256_of
+from lit_diffusion.common.images import load_picture
 from lit_diffusion.common.log import log
 from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
@@ -76,6 +77,12 @@ class Loaded:
     def denoiser(self) -> Denoiser:
         """The denoiser, guided."""
         return self.guidance.applied(self.unguided, self.worse)
+
+    def picture(self, path: str, shape: tuple[int, int, int]) -> Tensor:
+        """Load a picture file as an image (1, C, H, W) in [-1, 1], fitted as the training images were."""
+        source = {} if self.config is None else plain(self.config.data.source)
+        rules = {key: source[key] for key in ("background", "resize") if isinstance(source.get(key), str)}
+        return load_picture(path, shape, **rules)
 
     def sample(
         self,

@@ -104,7 +104,7 @@ def test_folders_are_classes_and_splits(tmp_path, source, held_out):
             for k in range(n):
                 filled(tmp_path / "photos" / split / name / "more" / f"{k}.png", colour)
     made = source()
-    assert made.count_classes() == 2
+    assert len(made.class_names()) == 2
     made.prepare()
     for is_train, n in {True: 3, False: 2}.items():
         images, labels = made.load(is_train)
@@ -122,7 +122,7 @@ def test_folders_that_are_links(tmp_path, source):
     (tmp_path / "photos" / "cat" / "again").symlink_to(tmp_path / "photos")
     made = source()
     images, labels = loaded(made)
-    assert made.count_classes() == 2 and labels.bincount().tolist() == [10, 10]
+    assert len(made.class_names()) == 2 and labels.bincount().tolist() == [10, 10]
     assert sorted(images[:, 0, 0, 0].tolist()) == [*range(10), *range(100, 110)]
 
 
@@ -148,7 +148,7 @@ def test_one_folder_has_no_labels(tmp_path, source):
         filled(tmp_path / "photos" / f"{k}.png", (k, 0, 0))
     made = source()
     images, labels = loaded(made)
-    assert made.count_classes() == 0
+    assert made.class_names() == []
     assert len(images) == 10 and not labels.any()
 
 
@@ -173,7 +173,7 @@ def test_bad_files_are_counted_and_named_or_skipped(tmp_path, source, caplog):
         images, _ = loaded(source(bad_files="skip"))
     assert sorted(images[:, 0, 0, 0].tolist()) == [k for k in range(20) if k not in (4, 11)]
     assert "skipped 4 of 22 pictures" in caplog.text and "04.png" in caplog.text
-    assert "1 files are no pictures by name: notes.txt" in caplog.text
+    assert "left out 1 that are no pictures by name: notes.txt" in caplog.text
 
 
 def test_the_cache_follows_the_folder(tmp_path, source, monkeypatch):
@@ -286,6 +286,18 @@ def test_a_folder_from_training_to_scores(tmp_path, config):
     for name in ("safetensors", "onnx", "diffusers"):
         files = export(config(ckpt, f"format={name}", f"out={tmp_path}/{name}", config_name="export"))
         assert all(file.is_file() for file in files)
+
+    for name, changed in (("plain", "zebra"), ("warm", "warmer")):
+        (photos / name).rename(photos / changed)
+        with pytest.raises(
+            ConfigError, match="but the model was trained on plain, warm: choose its own data"
+        ):
+            evaluate(config(*scores, config_name="evaluate"))
+        (photos / changed).rename(photos / name)
+    filled(photos / "another" / "1.png", (0, 0, 0))
+    filled(photos / "another" / "2.png", (0, 0, 0))
+    with pytest.raises(ConfigError, match="the data have the classes another, plain, warm, but the model"):
+        evaluate(config(*scores, config_name="evaluate"))
 
 
 def test_a_run_does_not_go_on_with_other_pictures(tmp_path, config):

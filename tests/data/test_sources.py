@@ -49,6 +49,15 @@ def test_arrays_of_every_layout(tmp_path, shape):
     assert both == {np.ascontiguousarray(image).tobytes() for image in images}
 
 
+def test_splits_of_two_shapes_are_refused(tmp_path):
+    images = np.zeros((9, 1, 4, 6), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, test_images=images[:, :, :3])
+    with pytest.raises(
+        ConfigError, match=r"with images \(1, 4, 6\) and test_images \(1, 3, 6\): give both one"
+    ):
+        Npz(str(tmp_path / "a.npz")).prepare()
+
+
 def test_a_file_with_a_test_split_and_without_labels(tmp_path):
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1).repeat(4, 2).repeat(4, 3)
     np.savez(tmp_path / "a.npz", images=images[:7], test_images=images[7:])
@@ -273,7 +282,7 @@ def huggingface(path, tmp_path, **options):
 def test_a_data_set_of_hugging_face(hub, tmp_path):
     source = huggingface(hub(10), tmp_path)
     source.prepare()
-    assert source.count_classes() == 2
+    assert len(source.class_names()) == 2
     for train, values in {True: range(10), False: range(10, 14)}.items():
         images, labels = source.load(train)
         assert images[:, 0, 0, 0].tolist() == list(values)
@@ -284,7 +293,7 @@ def test_one_without_labels_and_test_split(hub, tmp_path):
     source = huggingface(hub(10, test=False, labels=False), tmp_path, test_split=None, test_share=0.3)
     source.prepare()
     (train, labels), (test, _) = source.load(True), source.load(False)
-    assert (len(train), len(test), source.count_classes()) == (7, 3, 0) and not labels.any()
+    assert (len(train), len(test), source.class_names()) == (7, 3, []) and not labels.any()
     assert sorted(torch.cat([train, test])[:, 0, 0, 0].tolist()) == list(range(10))
 
 
@@ -361,7 +370,7 @@ def test_no_emoji_is_in_both_splits(emoji):
     assert len(every) == len(set(every)) == 2 * 27 - 1  # Google's picture 22 is its picture 3
     for (number, _, _), label in zip(every, torch.cat([labels, test_labels]).tolist(), strict=True):
         assert EMOJI[number]["category"] == emoji_module.CATEGORIES[label]
-    assert source.count_classes() == 10
+    assert len(source.class_names()) == 10
 
 
 def test_vendors_as_labels_or_splits_and_without_tones(emoji):

@@ -300,9 +300,10 @@ def test_pictures_are_read_as_the_model_wants_them(tmp_path):
     torch.testing.assert_close(deep, torch.linspace(-1, 1, 28), atol=0.06, rtol=0)
     assert load_picture(tmp_path / "mine.png", (3, 8, 8)).shape == (1, 3, 8, 8)
     (tmp_path / "no.png").write_text("not a picture")
-    for wrong in ("no.png", "missing.png"):
-        with pytest.raises(ConfigError, match=f"{wrong} is no picture"):
-            load_picture(tmp_path / wrong, (1, 8, 8))
+    (tmp_path / "empty.png").touch()
+    for wrong in ("no.png is no picture, or damaged", "missing.png isn't there", "empty.png is empty"):
+        with pytest.raises(ConfigError, match=wrong):
+            load_picture(tmp_path / wrong.split()[0], (1, 8, 8))
 
 
 @pytest.fixture
@@ -348,7 +349,7 @@ def test_a_drawing_of_ones_own_inverted(edited, tmp_path):
         (["edit=sdedit", "edit.y=cat"], "'cat' is asked for"),
         (["edit=sdedit", "image=1000"], "image is 1000"),
         (["edit=sdedit", "image=one"], "image is one"),
-        (["edit=sdedit", "input=nowhere.png"], "nowhere.png is no picture"),
+        (["edit=sdedit", "input=nowhere.png"], "nowhere.png isn't there"),
         (["edit=sdedit", "edit.y=true"], "edit.y is True"),
         (["edit=sdedit", "image=[]"], "image is an empty list"),
         (["edit=one_step", "image=[0,1]"], "takes one"),

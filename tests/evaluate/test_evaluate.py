@@ -153,7 +153,7 @@ OTHER = ["data=mnist", "data.source._target_=digits.Digits"]
         (["n=5"], "n is 5 and k is 5"),
         (["k=0"], "k is 0"),
         (["bits_steps=1"], "bits_steps is 1"),
-        (["bits_n=81"], "bits_n is 81: choose a whole number from 2 to 80"),
+        (["bits_n=81"], "bits_n is 81, and Mnist has 80 test images: choose a number from 2 to 80, or 0"),
         (["memorisation=maybe"], "memorisation is maybe: choose true or false"),
         (["npz=maybe"], "npz is maybe"),
         (["guidance.scale=lots"], r"guidance\.scale is lots"),

@@ -205,6 +205,7 @@ MISTAKES = {
         weighting=p2 weighting.k=0                          weighting.k is 0
         weighting=learned weighting.base=1                  weighting.base is 1
         weighting=null                                      weighting is null: choose one of
+        augment=null                                        augment is null: for none write ~augment
         module.fixed_noise=abc                              module.fixed_noise is abc
         +module.nonsense=1                                  LitDiffusion takes no nonsense
         optimizer.lr=abc                                    optimizer.lr is abc
@@ -216,7 +217,7 @@ MISTAKES = {
         optimizer.betas=[2,3]                               optimizer can't work
         optimizer.betas=[0.9]                               optimizer.betas is [0.9]
         +optimizer.nonsense=1                               AdamW takes no nonsense
-        optimizer._target_=torch.optim.LBFGS                LBFGS takes no
+        optimizer._target_=torch.optim.LBFGS                which LBFGS doesn't take
         optimizer=muon optimizer.momentum=1                 optimizer.momentum is 1
         lr_scheduler=[exponential,warmup_cosine]            lr_scheduler
         lr_scheduler=exponential lr_scheduler.interval=day  lr_scheduler.interval is day

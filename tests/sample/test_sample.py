@@ -8,10 +8,10 @@ from lit_diffusion import loading
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.features.classifier import accuracy
 from lit_diffusion.features.network import load_features
-from lit_diffusion.loading import SHIPPED_MODEL, build_sampler
+from lit_diffusion.loading import SHIPPED_MODEL, build_sampler, load
 from lit_diffusion.sample.conditions import labels_in_turn
 from lit_diffusion.sample.partial import partial_samples
-from lit_diffusion.sample.run import sample
+from lit_diffusion.sample.run import columns_of, sample
 
 
 @pytest.fixture
@@ -372,3 +372,26 @@ def test_the_model_that_ships(config):
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     assert labels.tolist() == [*range(10)] * 3
     assert accuracy(load_features("mnist").classifier, images, labels) > 0.9
+
+
+@pytest.mark.parametrize(
+    "y, n, columns",
+    [(torch.arange(10), 100, 10), (torch.arange(3), 8, 3), (None, 8, 3), (torch.tensor([1]), 100, 10),
+     (torch.arange(100), 100, 10), (torch.zeros(5, 1, 4, 4), 8, 3)],
+)  # fmt: skip
+def test_a_column_has_one_label_where_these_are_few(config, y, n, columns):
+    assert columns_of(config(config_name="sample"), y, n) == columns
+    assert columns_of(config("rows=4", config_name="sample"), y, 8) == 2
+
+
+def test_a_picture_is_fitted_as_the_training_images_were(tmp_path, trained, config):
+    """Padded in black, as data.source says; by default cropped."""
+    Image.new("RGB", (60, 20), "white").save(tmp_path / "wide.png")
+    path = trained()
+    whole = load(config(f"ckpt={path}", config_name="sample")).picture(tmp_path / "wide.png", (1, 28, 28))
+    assert (whole == 1).all()
+    contents = torch.load(path)
+    contents["hyper_parameters"]["data"]["source"] |= {"resize": "pad", "background": "black"}
+    torch.save(contents, path)
+    padded = load(config(f"ckpt={path}", config_name="sample")).picture(tmp_path / "wide.png", (1, 28, 28))
+    assert padded[0, 0, 0, 0] == -1 and padded[0, 0, 14, 14] == 1

@@ -125,12 +125,16 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     parameters = inspect.signature(function).parameters
     hints = hints_of(function)
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if anything else [name for name in arguments if name not in parameters and name[:1] != "_"]
+    if len(unknown) > 1:
+        names, out = (" and ".join(unknown), " ".join(f"~{key}.{name}" for name in unknown))
+        raise ConfigError(f"{key} has {names}, which {function.__name__} doesn't take: leave them out, {out}")
     for name, value in arguments.items():
         if name.startswith("_"):
             continue
         if value == "???":
             raise ConfigError(f"{key}.{name} is missing: give {key}.{name}=VALUE")
-        if name not in parameters and not anything:
+        if name in unknown:
             near = get_close_matches(name, parameters, n=1, cutoff=0.7)
             advice = f"did you mean {near[0]}?" if near else f"leave it out, ~{key}.{name}"
             raise ConfigError(f"{key}.{name} is set, but {function.__name__} takes no {name}: {advice}")

@@ -34,18 +34,21 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def load_picture(path: str | Path, shape: tuple[int, int, int], background: str = "white") -> Tensor:
-    """Load the middle of a picture file, scaled, as an image (1, C, H, W) in [-1, 1].
+def load_picture(
+    path: str | Path, shape: tuple[int, int, int], background: str = "white", resize: str = "crop"
+) -> Tensor:
+    """Load a picture file as an image (1, C, H, W) in [-1, 1].
 
     Args:
         path: of the file.
         shape: of the image, (C, H, W).
-        background: colour behind transparent pixels.
+        background, resize: as in ``fitted``.
 
     Raises:
-        ConfigError: there is no such file, or it is no picture.
+        ConfigError: there is no such file, it is no picture, or there is no such colour or rule.
     """
-    return to_float(fitted(open_picture(path), shape, background)[None])
+    check_colour("background", background)
+    return to_float(fitted(open_picture(path), shape, background, resize)[None])
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -66,8 +69,12 @@ def open_picture(path: str | Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{path} is too large ({error}): give a smaller picture") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path} isn't there: give the path of a picture") from None
     except UNREADABLE_PICTURE:
-        raise ConfigError(f"{path} is no picture, or isn't there: give the path of a PNG file") from None
+        empty = isinstance(path, (str, Path)) and Path(path).is_file() and not Path(path).stat().st_size
+        problem = "is empty" if empty else "is no picture, or damaged"
+        raise ConfigError(f"{path} {problem}: give the path of a PNG, JPEG or other picture") from None
 
 
 def in_rgba(picture: Image.Image) -> Image.Image:
@@ -77,7 +84,7 @@ def in_rgba(picture: Image.Image) -> Image.Image:
 
 
 def fitted(
-    picture: Image.Image, shape: tuple[int, int, int], background: str = "white", resize: Resize = "crop"
+    picture: Image.Image, shape: tuple[int, int, int], background: str = "white", resize: str = "crop"
 ) -> Tensor:
     """Return a picture as uint8 (C, H, W), scaled with Pillow's bicubic filter.
 

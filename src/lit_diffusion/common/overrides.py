@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -55,7 +57,7 @@ def unclear(verb: str, words: Sequence[str]) -> str | None:
     return (
         unclear_place()
         or unclear_words(verb, words)
-        or next(filter(None, map(unclear_override, words)), None)
+        or next(filter(None, map(partial(unclear_override, verb), words)), None)
         or unclear_combination(verb, words)
         or unclear_folder(words)
     )
@@ -95,7 +97,7 @@ def unclear_words(verb: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def unclear_override(override: str) -> str | None:
+def unclear_override(verb: str, override: str) -> str | None:
     """Return the sentence for one override."""
     key, equals, value = override.partition("=")
     if moved := MOVED.get(key.lstrip("+~")):
@@ -111,6 +113,8 @@ def unclear_override(override: str) -> str | None:
     if key in ("hydra.run.dir", "hydra.sweep.dir") and (not value or Path(value).is_file()):
         return f"{key} is {value!r}: give the path of a folder"
     if Path(CONFIG_DIR, group := key.lstrip("~")).is_dir():
+        if group in optional_groups(verb):
+            return f"{key} is null: for none write ~{group}" if value == "null" else None
         left_out = value in ("", "null") if equals else key.startswith("~")
         if left_out or re.fullmatch(r"[-+]?[\d.]+|true|false", value, re.IGNORECASE):
             choices = ", ".join(path.stem for path in config_files(group))
@@ -132,6 +136,14 @@ def unclear_override(override: str) -> str | None:
     ):
         return f"{override} has no values: write range(FROM,TO), FROM less than TO"
     return None
+
+
+def optional_groups(verb: str) -> set[str]:
+    """Return the groups of which a verb needs no choice."""
+    path = Path(CONFIG_DIR, f"{verb}.yaml")
+    defaults = cast(Any, OmegaConf.load(path)).get("defaults", []) if path.is_file() else []
+    groups = [entry for entry in defaults if isinstance(entry, DictConfig)]
+    return {str(group) for entry in groups for group in entry if entry[group] is None}
 
 
 def unclear_combination(verb: str, words: Sequence[str]) -> str | None:

@@ -5,12 +5,14 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError, check_pair, check_whole_number
 from lit_diffusion.common.images import to_float
+from lit_diffusion.common.log import log
 from lit_diffusion.common.shapes import Size, height_width
 from lit_diffusion.data.image_set import ImageSet, check_data, converted, is_images, source_name
 from lit_diffusion.data.order import BatchOrder
@@ -21,9 +23,9 @@ MOST_OF_GPU = 0.25  # of a GPU's free memory that the images may take
 class Source(Protocol):
     """A data set that can be fetched and loaded.
 
-    One that is named in more than its class has a ``name``; one that can tell how many classes there are
-    has ``count_classes()``; one that a checkpoint may describe further has ``stored``, the names of the
-    arguments that are taken from there.
+    One that is named in more than its class has a ``name``; one that knows its classes has
+    ``class_names()``, or if it can only tell how many there are ``count_classes()``; one that a checkpoint
+    may describe further has ``stored``, the names of the arguments that are taken from there.
     """
 
     def prepare(self) -> None:
@@ -108,7 +110,7 @@ class ImageDataModule(L.LightningDataModule):
         if not 0 < self.val_size < len(images):
             raise ConfigError(
                 f"data.val_size is {self.val_size}, but it must leave some of the {len(images)} training "
-                "images on either side"
+                f"images on either side: choose {max(1, len(images) // 10)}, a tenth"
             )
         left = len(images) - self.val_size
         if self.train_size is not None and self.train_size > left:
@@ -120,6 +122,8 @@ class ImageDataModule(L.LightningDataModule):
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
         self.train_set = ImageSet(images, labels, train.to(device))
         self.val_set = ImageSet(images, labels, val.to(device))
+        used = f"{len(train):,} images to train on, {len(val):,} for validation"
+        rank_zero_only(log.info)(f"{source_name(self.source)}: {used}")
 
     def train_dataloader(self) -> DataLoader:
         order = self._order(

@@ -113,9 +113,9 @@ class Emoji(Pictures):
         """The data set's name, beside its scores."""
         return type(self).__name__ + (" by vendor" if self.labels == "vendor" else "")
 
-    def count_classes(self) -> int:
-        """Return how many classes there are."""
-        return len(CATEGORIES) if self.labels == "category" else len(self.vendors)
+    def class_names(self) -> Sequence[str]:
+        """Return the classes' names, by label."""
+        return CATEGORIES if self.labels == "category" else self.vendors
 
     def prepare(self) -> None:
         """Fetch the pictures if any is missing, check them, and scale them once.
@@ -227,9 +227,9 @@ class EmojiPairs(Emoji):
         chosen = self._chosen(last, self._list(), self.vendors[-1], train)
         return last[chosen], first[chosen]
 
-    def count_classes(self) -> int:
-        """Return 0: there are no labels."""
-        return 0
+    def class_names(self) -> Sequence[str]:
+        """Return none: there are no labels."""
+        return ()
 
 
 def check_pictures(folder: Path, expected: str) -> None:

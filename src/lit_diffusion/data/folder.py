@@ -72,9 +72,9 @@ class Folder(Pictures):
         """The data set's name, beside its scores."""
         return f"Folder {self.root.absolute().name}"
 
-    def count_classes(self) -> int:
-        """Return how many classes there are, 0 for a folder without labels."""
-        return len(classes_of(self._files()[0]))
+    def class_names(self) -> list[str]:
+        """Return the classes' names, by label; none for a folder without labels."""
+        return classes_of(self._files()[0])
 
     def prepare(self) -> None:
         """Read the pictures, unless that was done since the folder last changed.
@@ -85,10 +85,10 @@ class Folder(Pictures):
         """
         files, others = self._files()
         if others:
-            log.warning(f"{self.root}: {len(others)} files are no pictures by name: {listed(others)}")
+            log.warning(f"{self.root}: left out {len(others)} that are no pictures by name: {listed(others)}")
         self.cache.prepare(content_of(self.root, files), partial(self._splits, files))
         if classes := classes_of(files):
-            log.info(f"classes: {', '.join(f'{label} {name}' for label, name in enumerate(classes))}")
+            log.info(f"labels: {', '.join(f'{label} = {name}' for label, name in enumerate(classes))}")
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """Return the pictures, and the other files, relative to the folder, in the order of their names."""

@@ -78,11 +78,11 @@ class HuggingFace(Pictures):
         content = content_of(folder, visible_files(folder)) if folder.is_dir() else self.path
         self.cache.prepare(content, self._splits)
 
-    def count_classes(self) -> int:
-        """Return how many classes there are, 0 for a data set without labels."""
+    def class_names(self) -> list[str]:
+        """Return the classes' names, by label; none for a data set without labels."""
         train = self._dataset("train")
         column = self._column(train, "label")
-        return train.features[column].num_classes if column else 0
+        return list(train.features[column].names) if column else []
 
     def _splits(self) -> Iterator[Split]:
         train = self._dataset("train")
@@ -137,5 +137,5 @@ class HuggingFace(Pictures):
             raise ConfigError(
                 f"data.source.path is {self.path}, whose split {split} can't be had "
                 f"({' '.join(str(error).split())[:300]}): give OWNER/NAME or a folder, and the names of its "
-                "splits"
+                "splits, data.source.train_split, and data.source.test_split or null for a share of it"
             ) from None

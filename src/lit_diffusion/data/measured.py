@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError
@@ -16,15 +16,20 @@ MOST_MEASURED = 10_000  # images
 def measured(cfg: DictConfig) -> DictConfig:
     """Return a config in which the data's own numbers stand where it has null.
 
-    They are ``data.num_classes``, which the source counts, and each ``sigma_data`` of the prediction and the
-    weighting, the standard deviation of training pixels in [-1, 1].
+    They are ``data.num_classes``, which the source counts, with the classes' names under ``class_names`` if
+    it knows them; and each ``sigma_data`` of the prediction and the weighting, the standard deviation of
+    training pixels in [-1, 1].
 
     Raises:
         ConfigError: the source can't count its classes, or has no images.
     """
     cfg = cfg.copy()
     if cfg.data.get("num_classes", 0) is None:
-        cfg.data.num_classes = count_classes(cfg)
+        source = build(cfg.data.source, "data.source")
+        names = class_names(source)
+        cfg.data.num_classes = count_classes(source) if names is None else len(names)
+        with open_dict(cfg):
+            cfg.class_names = names
     unknown = [node for part in ("prediction", "weighting") for node in without_sigma(cfg.get(part))]
     if unknown:
         sigma_data = standard_deviation(build(cfg.data, "data"))
@@ -33,9 +38,13 @@ def measured(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def count_classes(cfg: DictConfig) -> int:
-    """Return how many classes a config's source has."""
-    source = build(cfg.data.source, "data.source")
+def class_names(source: object) -> list[str] | None:
+    """Return the names of a source's classes, by label; None if it doesn't know them."""
+    return list(source.class_names()) if hasattr(source, "class_names") else None
+
+
+def count_classes(source: object) -> int:
+    """Return how many classes a source has."""
     if not hasattr(source, "count_classes"):
         raise ConfigError(
             f"data.num_classes is null, but {type(source).__name__} can't count its classes: give "

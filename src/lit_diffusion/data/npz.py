@@ -103,6 +103,11 @@ def read_arrays(path: Path, key: str) -> dict[str, Tensor]:
             arrays[f"{prefix}images"] = channels_first(images, f"{prefix}images", where)
         if labels is not None:
             check_labels(labels, images, where)
+    if "test_images" in arrays and arrays["test_images"].shape[1:] != arrays["images"].shape[1:]:
+        shapes = [arrays[name].shape[1:] for name in ("images", "test_images")]
+        raise ConfigError(
+            f"{where}, with images {shapes[0]} and test_images {shapes[1]}: give both one shape"
+        )
     if "test_images" in arrays and ("test_labels" in arrays) != ("labels" in arrays):
         raise ConfigError(f"{where}, with labels of one split alone: give both splits labels, or none")
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -12,7 +12,7 @@ from lit_diffusion.common.compose import check_chosen
 from lit_diffusion.common.configs import check_out, plain
 from lit_diffusion.common.errors import ConfigError, check_installed, check_pair, check_whole_number
 from lit_diffusion.common.files import atomic_write, make_folder
-from lit_diffusion.common.images import grid, load_picture, save_png
+from lit_diffusion.common.images import grid, save_png
 from lit_diffusion.common.log import log
 from lit_diffusion.common.stored import build_data
 from lit_diffusion.data.datamodule import validation_images
@@ -45,6 +45,11 @@ def edit(cfg: DictConfig) -> list[Path]:
             "edits work on a cascade's first model: choose pretrained=deepfloyd, without the upscaler"
         )
     loaded = load(cfg)
+    if loaded.condition is not None:
+        raise ConfigError(
+            "edits are of models with labels, or without a condition, but images condition this one: sample "
+            "it with lit-diffusion sample input=PATH"
+        )
     context = EditContext(
         loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
     )
@@ -64,7 +69,7 @@ def edit(cfg: DictConfig) -> list[Path]:
 def inputs(cfg: DictConfig, loaded: Loaded) -> Tensor:
     """Return the images to edit, (B, C, H, W): the picture in ``cfg.input``, or validation images."""
     if cfg.input is not None:
-        x = load_picture(cfg.input, loaded.shape)
+        x = loaded.picture(cfg.input, loaded.shape)
         return -x if cfg.invert else x
     if cfg.invert:
         raise ConfigError("invert is true, but only a picture of your own is inverted: give input=PATH")

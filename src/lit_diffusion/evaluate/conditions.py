@@ -29,7 +29,7 @@ def evaluated_by(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple
         return test_conditions(loaded.condition, evaluator, cfg.n)
     labelled = cfg.prompt is None and loaded.denoiser.num_classes > 0
     if labelled and cfg.y is not None:
-        check_own_data(cfg, loaded, "y=null")
+        check_own_data(cfg, loaded, evaluator, "y=null")
     if labelled and cfg.y == "data":
         y: Tensor | None = evaluator.labels(cfg.n)
     else:
@@ -56,11 +56,27 @@ def with_all_labels(cfg: DictConfig) -> DictConfig:
     return cast(DictConfig, OmegaConf.merge(cfg, {"y": "all"})) if cfg.y == "data" else cfg
 
 
-def check_own_data(cfg: DictConfig, loaded: Loaded, alternative: str) -> None:
+def check_own_data(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator, alternative: str) -> None:
     """Raise ConfigError if the real images aren't of the data that the model's labels are of."""
-    if loaded.config is None or not cfg.get("data"):
+    if loaded.config is None:
         return
-    own, given = loaded.config.data.source, cfg.data.source
+    if cfg.get("data"):
+        check_same_source(loaded.config.data.source, cfg.data.source, alternative)
+    known, names = loaded.config.get("class_names"), evaluator.class_names
+    if known and names and [*known] != [*names]:
+        raise ConfigError(
+            f"the data have the classes {', '.join(names)}, but the model was trained on "
+            f"{', '.join(map(str, known))}: choose its own data, or {alternative}"
+        )
+    if evaluator.num_classes > loaded.denoiser.num_classes:
+        raise ConfigError(
+            f"the data have {evaluator.num_classes} classes, but the model was trained on "
+            f"{loaded.denoiser.num_classes}: choose its own data, or {alternative}"
+        )
+
+
+def check_same_source(own: DictConfig, given: DictConfig, alternative: str) -> None:
+    """Raise ConfigError if two sources' labels mean different things."""
     kinds = [node[TARGET].rpartition(".")[2] for node in (given, own)]
     if kinds[0] != kinds[1] or any(own.get(key) != given.get(key) for key in LABELLED_BY):
         names = (node.get("name") or kind for node, kind in zip((given, own), kinds, strict=True))

@@ -41,6 +41,7 @@ class Evaluator:
         memorisation: whether to look for each image's nearest in the training split.
         seed: of the random parts, KID's subsets, and the classifier.
         device: where to compute.
+        class_names: of the labels; None for unknown ones.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Evaluator:
     memorisation: bool = False
     seed: int = 0
     device: torch.device | str = "cpu"
+    class_names: Sequence[str] | None = None
     _known: dict[tuple[str, bool], Tensor] = field(init=False, repr=False, default_factory=dict)
     _floors: dict[tuple[int, bool], Scores] = field(init=False, repr=False, default_factory=dict)
 

@@ -6,6 +6,7 @@ from lit_diffusion.common.build import build
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.data.datamodule import Source
 from lit_diffusion.data.image_set import source_name
+from lit_diffusion.data.measured import class_names
 from lit_diffusion.evaluate.evaluator import Evaluator
 from lit_diffusion.features.network import load_features
 
@@ -65,6 +66,11 @@ def build_evaluator(
     other = load_features(second, key="second") if second else None
     source.prepare()
     train, test = source.load(train=True), source.load(train=False)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise ConfigError(
+            f"{name} has training images {tuple(train[0].shape[1:])} and test images "
+            f"{tuple(test[0].shape[1:])}: give both the same shape"
+        )
     first.check_shape(train[0].shape[1:], "features")
     if other:
         other.check_shape(train[0].shape[1:], "second")
@@ -74,4 +80,4 @@ def build_evaluator(
             f"k is {k}, the neighbours looked for, but {name} has a split of {fewest} images: choose a "
             "smaller k, or a larger test split"
         )
-    return Evaluator(name, train, test, first, other, **options)
+    return Evaluator(name, train, test, first, other, class_names=class_names(source), **options)

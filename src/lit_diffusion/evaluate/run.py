@@ -182,9 +182,13 @@ def check_evaluation(cfg: DictConfig) -> None:
 
 def check_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> None:
     """Raise ConfigError if the model has no likelihood that we can compute, or there are too few images."""
-    check_whole_number("bits_n", cfg.bits_n, least=2, most=len(evaluator.test[0]))
+    if not 2 <= cfg.bits_n <= (most := len(evaluator.test[0])):
+        raise ConfigError(
+            f"bits_n is {cfg.bits_n}, and {evaluator.name} has {most} test images: choose a number from 2 to "
+            f"{most}, or 0 for no bits per dimension"
+        )
     if loaded.denoiser.num_classes:
-        check_own_data(cfg, loaded, "bits_n=0")
+        check_own_data(cfg, loaded, evaluator, "bits_n=0")
     elif loaded.denoiser.conditional and loaded.condition is None:
         raise ConfigError("bits per dimension are of images and labels, not of prompts: choose bits_n=0")
     flow_times(loaded.denoiser, cfg.bits_steps)
@@ -205,6 +209,11 @@ def mean_bits(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator) -> tuple[fl
 def evaluator_of(cfg: DictConfig, trained: DictConfig | None, evaluators: EvaluatorCache) -> Evaluator:
     """Return the evaluator of the config's data, or of those that a model was trained on."""
     if cfg.get("data"):
+        if cfg.data_root is not None:
+            raise ConfigError(
+                f"data_root is {cfg.data_root}, but data are chosen, which have a place of their own: give "
+                f"data.source.root={cfg.data_root} instead"
+            )
         cfg = measured(cfg)
         source = plain(cfg.data.source)
     elif trained:

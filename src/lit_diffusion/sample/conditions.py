@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError, check_text
-from lit_diffusion.common.images import load_picture
 from lit_diffusion.common.stored import build_data
 from lit_diffusion.data.image_set import converted
 from lit_diffusion.denoiser import Denoiser
@@ -69,15 +68,15 @@ def sampled_by(cfg: DictConfig, loaded: Loaded) -> Conditions:
         return Conditions(conditions(cfg, loaded.denoiser))
     if cfg.y not in ("all", "data", None) or cfg.prompt is not None:
         raise ConfigError(
-            f"y is {cfg.y} and prompt {cfg.prompt}, but images condition this model: leave both out, and "
-            "give input=PATH"
+            f"{f'y is {cfg.y}' if cfg.prompt is None else f'prompt is {cfg.prompt}'}, but images condition "
+            "this model: leave it out, and give input=PATH"
         )
     if cfg.input is not None:
         paths = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
         if not paths:
             raise ConfigError("input is an empty list: give at least one picture")
         shape = loaded.condition.input_shape(loaded.shape)
-        given = torch.cat([load_picture(path, shape) for path in paths])
+        given = torch.cat([loaded.picture(path, shape) for path in paths])
         return Conditions(loaded.condition.from_input(given, loaded.shape))
     data = build_data(plain(loaded.config), cfg.data_root, cfg.trust)
     data.prepare_data()

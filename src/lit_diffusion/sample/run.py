@@ -31,6 +31,7 @@ from lit_diffusion.samplers.base import AfterStep, Visit
 from lit_diffusion.samplers.hooks import Trajectory
 
 GIF = "trajectory.gif"
+MOST_COLUMNS = 20  # of a grid in which each has a condition of its own
 PARTIAL = "partial"  # the folder, in out, of the images made so far
 
 
@@ -69,8 +70,10 @@ def sample(cfg: DictConfig) -> list[Path]:
 
 def check_sampling(cfg: DictConfig) -> None:
     """Raise ConfigError for a number or a switch that can't work, whatever the model."""
-    for key, least in {"n": 1, "batch_size": 1, "rows": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
+    for key, least in {"n": 1, "batch_size": 1, "grid_n": 1, "gif_frames": 1, "seed": 0}.items():
         check_whole_number(key, cfg[key], least)
+    if cfg.rows is not None:
+        check_whole_number("rows", cfg.rows, least=1)
     for key in ("npz", "gif"):
         check_switch(key, cfg[key])
     choose_guidance(cfg, OmegaConf.create())
@@ -115,7 +118,7 @@ def sample_missing(cfg: DictConfig, loaded: Loaded, y: Tensor | None, samples: P
                 trajectory = gif_trajectory(cfg, loaded) if cfg.gif and first == 0 else None
                 x = loaded.sample(indices, cfg.seed, y, trajectory, advance(progress, task, len(indices)))
                 if trajectory:
-                    write_gif(cfg, trajectory, samples.folder / GIF)
+                    write_gif(cfg, y, trajectory, samples.folder / GIF)
                 samples.add(first, to_uint8(x).cpu())
     except KeyboardInterrupt:
         log.warning(
@@ -141,9 +144,9 @@ def gif_trajectory(cfg: DictConfig, loaded: Loaded) -> Trajectory:
     return Trajectory(times, times[1:].flip(0)[::every].tolist(), min(cfg.grid_n, cfg.n))
 
 
-def write_gif(cfg: DictConfig, trajectory: Trajectory, path: Path) -> None:
+def write_gif(cfg: DictConfig, y: Tensor | None, trajectory: Trajectory, path: Path) -> None:
     """Write the kept x_t as an animation, each frame a grid."""
-    columns = math.ceil(min(cfg.grid_n, cfg.n) / cfg.rows)
+    columns = columns_of(cfg, y, min(cfg.grid_n, cfg.n))
     x_ts = [frame[:, 0] for frame in trajectory.frames]
     save_gif([grid(x_t, min(columns, len(x_t))) for x_t in x_ts], path)
 
@@ -159,10 +162,18 @@ def sampling_settings(cfg: DictConfig, loaded: Loaded, given: Conditions) -> dic
     return {"weights": loaded.identity, **settings, "guidance": loaded.guidance.settings, "sampler": sampler}
 
 
+def columns_of(cfg: DictConfig, y: Tensor | None, n: int) -> int:
+    """Return the columns of a grid of n images: one for each condition in turn where they are few."""
+    if cfg.rows is not None:
+        return math.ceil(n / cfg.rows)
+    in_turn = 0 if y is None or y.ndim == 4 else len(y)
+    return in_turn if 1 < in_turn <= max(MOST_COLUMNS, math.isqrt(n)) else math.ceil(n**0.5)
+
+
 def picture_of(cfg: DictConfig, images: Tensor, given: Conditions) -> Image.Image:
     """Return samples uint8 (N, C, H, W) as a grid; if images condition them, these above, truths below."""
     shown = to_float(images[: cfg.grid_n])
-    columns = math.ceil(len(shown) / cfg.rows)
+    columns = columns_of(cfg, given.y, len(shown))
     if given.y is None or given.y.ndim != 4:
         return grid(shown, columns)
     kinds = [given.y] if given.truth is None else [given.y, given.truth]

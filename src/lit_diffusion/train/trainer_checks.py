@@ -43,7 +43,7 @@ def check_trainer(trainer: DictConfig) -> None:
         if 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
             raise ConfigError(
                 f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}, which "
-                f"trainer.max_epochs, {trainer.max_epochs}, never reaches: choose fewer epochs"
+                f"trainer.max_epochs, {trainer.max_epochs}, never reaches: choose one that it reaches"
             )
     if trainer.gradient_clip_val is not None:
         check_number("trainer.gradient_clip_val", trainer.gradient_clip_val, least=0, most=1e9)
