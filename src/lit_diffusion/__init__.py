@@ -39,6 +39,7 @@ _ROOMS = {
         "SigmoidWeighting",
         "SoftMinSNR",
         "Unweighted",
+        "VelocityWeighting",
         "Weighting",
     ),
 }

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
+from lit_diffusion.averages import rebuilt
+from lit_diffusion.checkpoint import NETWORK, load_denoiser, read_checkpoint
 from lit_diffusion.combinators import Rescheduled
 from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
@@ -126,7 +127,9 @@ def load(cfg: DictConfig) -> Loaded:
             "leave it out"
         )
     path = cfg.ckpt or SHIPPED_MODEL
-    checkpoint = read_checkpoint(path)
+    checkpoint, ema = read_checkpoint(path), cfg.get("ema")
+    if ema is not None:
+        checkpoint = with_average(checkpoint, Path(path), ema)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
     denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
@@ -134,7 +137,8 @@ def load(cfg: DictConfig) -> Loaded:
     shape = image_shape(config.data)
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
-    guidance, identity, worse = choose_guidance(cfg, config), sha256_of(path), None
+    guidance, worse = choose_guidance(cfg, config), None
+    identity = sha256_of(path) if ema is None else f"{sha256_of(path)}, average {ema}"
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
         worse = load_worse(guidance.bad, denoiser, cfg.trust)
         identity = f"{identity}, guided away from {sha256_of(guidance.bad)}"
@@ -149,6 +153,18 @@ def load(cfg: DictConfig) -> Loaded:
         condition=condition,
         worse=worse,
     )
+
+
+def with_average(checkpoint: dict[str, Any], path: Path, length: float) -> dict[str, Any]:
+    """Return a checkpoint whose average is that of another length, rebuilt of what its run kept.
+
+    Raises:
+        ConfigError: the run kept none.
+    """
+    step = checkpoint.get("global_step", 0)
+    average = rebuilt(path.resolve().parent.parent / "averages", step, length)
+    named = {f"{NETWORK}{name}": weight for name, weight in average.items()}
+    return {**checkpoint, "callbacks": {"ema": {"average": named}}}
 
 
 def load_worse(path: str, better: NetworkDenoiser, trust: Sequence[str]) -> Denoiser:

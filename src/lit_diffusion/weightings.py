@@ -102,6 +102,13 @@ class SigmoidWeighting(Weighting):
         return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
 
 
+class VelocityWeighting(Weighting):
+    """(alpha / sigma + 1)^2: the squared error of eps - x, the velocity, whatever the network puts out."""
+
+    def on_x(self, log_snr: Tensor) -> Tensor:
+        return ((log_snr / 2).exp() + 1) ** 2
+
+
 class EdmWeighting(Weighting):
     """(s^2 + s_d^2) / (s s_d)^2 with s = sigma / alpha (Karras et al. 2022, table 1).
 

@@ -21,6 +21,7 @@ ROOMS = [  # a module imports from its own room and from those below it
     "features",
     "loading",
     "checkpoint",
+    "averages",
     "interop",
     "combinators",
     "guidance",

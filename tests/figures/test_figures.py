@@ -26,7 +26,7 @@ from lit_diffusion.train.run import train
 FIGURES = sorted(p.stem for p in (ROOT / "conf" / "figure").glob("*.yaml"))
 
 
-OF_OTHER_RUNS = ("pure_noise", "images_seen", "nfe", "sweep")
+OF_OTHER_RUNS = ("pure_noise", "images_seen", "nfe", "ema_length", "sweep")
 
 
 @pytest.fixture
@@ -215,6 +215,21 @@ def test_a_study_that_says_nothing_of_fid_over_evaluations(tmp_path, changes):
     study_of(**{"nfe": {"a": 5}, **changes}).write(tmp_path)
     with pytest.raises(ConfigError, match="conf/study/nfe"):
         curves.nfe(str(tmp_path))
+
+
+def test_fid_over_the_length_of_an_average(tmp_path, drawn):
+    fids = {"own_average": 3.0, "ema_0.1": 2.0, "ema_0.02": 4.0}
+    choices = {choice: {"fid": Summary([fid], fid, None)} for choice, fid in fids.items()}
+    study_of(choices=choices, floor={"fid": 1.5}).write(tmp_path)
+    figure, _ = curves.ema_length(str(tmp_path))
+    ema, floor = figure.axes[0].lines
+    assert (ema.get_xdata().tolist(), ema.get_ydata().tolist()) == ([0.02, 0.1], [4.0, 2.0])
+    assert floor.get_ydata()[0] == 1.5
+    path, _ = drawn("ema_length", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
+    assert len(Image.open(path).convert("L").getcolors()) > 10
+    study_of(choices={"own_average": choices["own_average"]}).write(tmp_path)
+    with pytest.raises(ConfigError, match="conf/study/ema_length"):
+        curves.ema_length(str(tmp_path))
 
 
 @pytest.fixture

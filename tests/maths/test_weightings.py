@@ -14,6 +14,7 @@ from lit_diffusion.weightings import (
     SigmoidWeighting,
     SoftMinSNR,
     Unweighted,
+    VelocityWeighting,
 )
 
 SNR = torch.tensor([1e-3, 0.2, 1.0, 4.9, 5.1, 1e4], dtype=torch.float64)
@@ -22,6 +23,7 @@ WEIGHTINGS = {  # each as its paper writes it, of errors of x or, times SNR, of 
     "soft_min_snr": (SoftMinSNR(4), lambda snr: 4 * snr / (4 + snr)),
     "p2": (P2(0.5, 2), lambda snr: snr / (2 + snr) ** 0.5),
     "sigmoid": (SigmoidWeighting(2), lambda snr: snr / (1 + snr * math.exp(-2))),
+    "velocity": (VelocityWeighting(), lambda snr: (snr.sqrt() + 1) ** 2),
     "edm": (EdmWeighting(0.5), lambda snr: (1 / snr + 0.25) / (1 / snr * 0.25)),
 }
 
@@ -57,6 +59,14 @@ def test_edm_counts_every_error_of_edms_output_alike():
     for schedule in (VarianceExploding(), Flow(), Linear()):
         alpha, sigma = schedule.alpha_sigma(schedule.inside(t), t)
         weights = EdmWeighting(0.5).on_x(2 * (alpha / sigma).log()) / Edm(0.5).dx_weight(alpha, sigma) ** 2
+        torch.testing.assert_close(weights, torch.ones_like(weights))
+
+
+def test_velocity_counts_every_error_of_the_velocity_alike():
+    t = torch.linspace(0.1, 0.9, 8, dtype=torch.float64)
+    for schedule in (Flow(), Linear()):
+        alpha, sigma = schedule.alpha_sigma(t, t)
+        weights = VelocityWeighting().on_x(schedule.log_snr(t)) / Velocity().dx_weight(alpha, sigma) ** 2
         torch.testing.assert_close(weights, torch.ones_like(weights))
 
 

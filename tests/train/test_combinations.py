@@ -13,7 +13,7 @@ GROUPS = {  # without those that only some others go with: they are refused belo
     "model": [*TINY],
     "schedule": ["linear", "cosine", "sigmoid", "flow", "ve"],
     "prediction": ["eps", "x", "v", "velocity", "edm"],
-    "weighting": ["none", "min_snr", "soft_min_snr", "p2", "sigmoid", "edm", "learned"],
+    "weighting": ["none", "min_snr", "soft_min_snr", "p2", "sigmoid", "edm", "learned", "velocity"],
     "times": ["uniform", "logit_normal", "log_normal", "importance"],
     "coupling": ["independent", "minibatch_ot", "class_ot"],
     "sampler": ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"],

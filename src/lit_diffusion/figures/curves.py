@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,31 @@ def nfe(run: Runs) -> tuple[Figure, str]:
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
+    draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
+    return figure, f"from {run}/{STUDY}, n = {result.n:,}"
+
+
+def ema_length(run: Runs) -> tuple[Figure, str]:
+    """Draw FID over the length of the weights' average; choices "NAME_LENGTH" of one NAME are joined."""
+    if not isinstance(run, str) or not is_study(run):
+        raise ConfigError(
+            f"run is {run}: give run=DIR, the folder of a finished study, study=ema_length for example"
+        )
+    result = Comparison.read(run)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for choice, scores in result.choices.items():
+        name, _, length = choice.rpartition("_")
+        if re.fullmatch(r"0\.\d+", length) and "fid" in scores:
+            curves.setdefault(name, []).append((float(length), scores["fid"].mean))
+    if not curves:
+        raise ConfigError(f"{run} has no FID of choices such as ema_0.1: see conf/study/ema_length.yaml")
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
+    axes.set(
+        xlabel="length of the average, in shares of the training", ylabel="FID", xscale="log", yscale="log"
+    )
     draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
     return figure, f"from {run}/{STUDY}, n = {result.n:,}"
 
