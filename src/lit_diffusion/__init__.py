@@ -9,7 +9,7 @@ from importlib import import_module
 
 _ROOMS = {
     "checkpoint": ("build_denoiser", "load_denoiser", "read_checkpoint"),
-    "combinators": ("Anagram", "Blend", "Hybrid", "Rescheduled"),
+    "combinators": ("Anagram", "Blend", "Hybrid", "Rescheduled", "Restored"),
     "conditions": ("ImageCondition", "LowResolution", "Paired"),
     "couplings": ("ClassOT", "Coupling", "Independent", "MinibatchOT"),
     "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
@@ -23,11 +23,13 @@ _ROOMS = {
         "DPMpp2M",
         "Heun",
         "Inpaint",
+        "SDE",
         "Sampler",
         "Trajectory",
         "UniPC",
         "chain",
         "generate",
+        "inverted",
     ),
     "schedules": ("Cosine", "Flow", "Linear", "Schedule", "Sigmoid", "SingleStep", "VarianceExploding"),
     "times": ("Importance", "LogitNormal", "LogNormal", "Times", "Uniform"),

@@ -30,7 +30,7 @@ def exponent(length: float, key: str) -> float:
 
 
 def kept_share(step: int, gamma: float) -> float:
-    """Return the share of the average that stays at a step, counted from 1 on (EDM2, equation 127)."""
+    """Return the share of the average that stays at a step, counted from 1 on."""
     return (1 - 1 / step) ** (gamma + 1)
 
 

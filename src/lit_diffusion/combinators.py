@@ -1,4 +1,4 @@
-"""Denoisers made of others: visual anagrams, hybrid images, blends of conditions, another schedule.
+"""Denoisers made of others: anagrams, hybrid images, blends, another schedule, images restored.
 
 Where two are made one, each has its condition, ``Labelled(denoiser, y)``, and the combination takes none. It
 is linear in the two estimates of the same x_t, so its x and eps still meet in x_t, and every sampler,
@@ -12,6 +12,7 @@ schedule and network works with it. Three lines make anagrams of 6 and 9:
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -123,3 +124,73 @@ class Rescheduled(Combinator):
         scale = (old.alpha_sigma(t_old, x_t)[1] / sigma).to(x_t)
         x, _, var_weight = self.denoiser(scale * x_t, t_old, y)
         return Estimate(x, (x_t - alpha * x) / sigma, var_weight)
+
+
+class Restored(Combinator):
+    """What an image was of which only y = A x + noise is known: moment matching (Rozet et al. 2024, MMPS).
+
+    The covariance V of x given x_t is sigma^2 / alpha dx / dx_t, by Tweedie's formula. If x given x_t is
+    Gaussian, as it is for Gaussian data,
+
+        E[x | x_t, y] = x + V A^T (noise^2 + A V A^T)^-1 (y - A x)
+
+    where the system is solved by conjugate gradients. A step costs an evaluation of the network, and a
+    gradient for each iteration and one more.
+
+    Args:
+        denoiser: (x_t, t, y) -> Estimate, without a condition on the image.
+        observe: A, linear and differentiable, (B, C, H, W) -> (B, ...).
+        observed: y, (B, ...), or one for all.
+        noise: standard deviation of the observation's noise, above 0.
+        iterations: of conjugate gradients.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        observe: Callable[[Tensor], Tensor],
+        observed: Tensor,
+        noise: float,
+        iterations: int = 3,
+    ):
+        super().__init__(denoiser)
+        self.observe = observe
+        self.observed = observed
+        self.noise = noise
+        self.iterations = iterations
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
+        alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)
+        with torch.enable_grad():
+            z = x_t.detach().requires_grad_()
+            x, _, var_weight = self.denoiser(z, t, y)
+            seen = self.observe(x)
+
+        def spread(v: Tensor) -> Tensor:
+            """Return V A^T v."""
+            (gradient,) = torch.autograd.grad(seen, z, v, retain_graph=True)
+            return sigma**2 / alpha * gradient
+
+        def gram(v: Tensor) -> Tensor:
+            return self.noise**2 * v + self.observe(spread(v))
+
+        missing = self.observed.to(seen) - seen.detach()
+        x = x.detach() + spread(conjugate_gradients(gram, missing, self.iterations))
+        return self.from_x(x, x_t, t, var_weight)
+
+
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """Return v with matrix(v) about b, (B, ...), each of the batch by itself (Hestenes and Stiefel 1952)."""
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        return per_image((u * v).flatten(1).sum(1), u)
+
+    v, rest = torch.zeros_like(b), b
+    direction, size = b, dot(b, b)
+    for _ in range(iterations):
+        moved = matrix(direction)
+        step = size / dot(direction, moved).clamp(min=1e-30)
+        v, rest = v + step * direction, rest - step * moved
+        before, size = size, dot(rest, rest)
+        direction = rest + size / before.clamp(min=1e-30) * direction
+    return v

@@ -59,7 +59,7 @@ class MinSNR(Weighting):
 
 
 class SoftMinSNR(MinSNR):
-    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, section 3.4.1)."""
+    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT)."""
 
     def on_x(self, log_snr: Tensor) -> Tensor:
         snr = log_snr.exp()
@@ -67,7 +67,7 @@ class SoftMinSNR(MinSNR):
 
 
 class P2(Weighting):
-    """1 / (k + SNR)^gamma as a weight of eps (Choi et al. 2022, equation 8).
+    """1 / (k + SNR)^gamma as a weight of eps (Choi et al. 2022, P2).
 
     Args:
         gamma: how much less what is nearly clean counts; 0: not at all.

@@ -323,8 +323,11 @@ def test_every_edit_is_drawn(edited, tmp_path):
         "anagram": ["edit.n=2", "edit.view=rotate_90"],
         "hybrid": ["edit.n=2", "sampler=dpmpp_2m"],
         "interpolate": ["edit.n=3", "edit.rows=1"],
+        "invert": ["image=[0,5]", "sampler=heun", "edit.other=3"],
+        "restore": ["edit.n=2", "edit.degradation=super_resolution"],
     }
     images = {"one_step": 15, "sdedit": 12, "inpaint": 2, "anagram": 2, "hybrid": 2, "interpolate": 6}
+    images |= {"invert": 2, "restore": 2}
     for name, options in few.items():
         figure, result = edited(f"edit={name}", *options, f"out={tmp_path}/{name}")
         assert figure == tmp_path / name / f"{name}.png"
@@ -370,6 +373,12 @@ def test_a_drawing_of_ones_own_inverted(edited, tmp_path):
         (["edit=hybrid", "edit.kernel_size=99"], "edit.kernel_size is 99"),
         (["edit=one_step", "edit.times=[0.5,2]"], "edit.times is"),
         (["edit=interpolate", "edit.n=1"], "edit.n is 1"),
+        (["edit=invert"], "sampler is Ancestral with fresh noise"),
+        (["edit=invert", "sampler=heun", "edit.other=11"], "edit.other is 11"),
+        (["edit=restore", "edit.degradation=rust"], "edit.degradation is 'rust'"),
+        (["edit=restore", "edit.degradation=super_resolution", "edit.factor=5"], "doesn't divide"),
+        (["edit=restore", "edit.noise=0"], "edit.noise is 0"),
+        (["edit=restore", "edit.iterations=0"], "edit.iterations is 0"),
         (["edit=one_step", "seed=-1"], "seed is -1"),
         (["edit=one_step", "dpi=0"], "dpi is 0"),
     ],

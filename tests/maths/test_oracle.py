@@ -21,6 +21,7 @@ from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.grids import GRIDS, spaced
 from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.sde import SDE
 from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid, VarianceExploding
 
@@ -39,6 +40,8 @@ SAMPLERS = {
     "heun": partial(Heun, clip=False),
     "ancestral": partial(Ancestral, clip=False),
     "ancestral-large": lambda steps: Ancestral(steps, clip=False, variance="large"),
+    "sde-half": lambda steps: SDE(steps, clip=False, noise=0.5),
+    "sde-twice-in-the-middle": lambda steps: SDE(steps, clip=False, noise=2.0, shape="middle"),
 }
 # Of higher order where log-SNR is smooth in the steps.
 FAST = {
@@ -54,6 +57,8 @@ BOUND = {
     "heun": 0.0008,
     "ancestral": 0.019,
     "ancestral-large": 0.004,
+    "sde-half": 0.0135,
+    "sde-twice-in-the-middle": 0.0135,
     "dpmpp_2m": 0.00064,
     "dpmpp_2m_sde": 0.0029,
     "unipc": 0.0007,

@@ -38,6 +38,8 @@ WEIGHTINGS = "maths/test_weightings.py"
 EDM = "maths/test_predictions.py"
 COUPLINGS = "maths/test_couplings.py"
 METHODS = "maths/test_guidance.py"
+INVERSE = "maths/test_inverse.py"
+AVERAGES = "train/test_power_ema.py"
 DIT = "models/test_models.py"
 HYBRIDS = "edit/test_editing.py::test_a_hybrids_bands_are_each_ones"
 ORDERS = "maths/test_oracle.py::test_flow_has_each_samplers_order"
@@ -279,6 +281,41 @@ MUTANTS = {
         "return self.denoiser(x_t, t, y), self.worse(x_t, t, y)",
         "return self.worse(x_t, t, y), self.denoiser(x_t, t, y)",
         METHODS,
+    ),
+    "sde: noise added to the estimated one": Mutant(
+        "samplers/sde.py", "rho * eps + (1 - rho**2).sqrt()", "eps + (1 - rho**2).sqrt()", INVERSE
+    ),
+    "sde: the rate of log-SNR": Mutant(
+        "samplers/sde.py",
+        "(schedule.log_snr(s) - schedule.log_snr(t)) / 2",
+        "(schedule.log_snr(s) - schedule.log_snr(t))",
+        INVERSE,
+    ),
+    "inversion: down instead of up": Mutant(
+        "samplers/inversion.py", "pairwise(times.flip(0))", "pairwise(times)", INVERSE
+    ),
+    "inversion: the first estimate twice": Mutant(
+        "samplers/inversion.py", "d_sigma * (eps_s + eps_end) / 2", "d_sigma * eps_s", INVERSE
+    ),
+    "restored: Tweedie without alpha": Mutant(
+        "combinators.py", "sigma**2 / alpha * gradient", "sigma**2 * gradient", INVERSE
+    ),
+    "restored: noise not squared": Mutant("combinators.py", "self.noise**2 * v", "self.noise * v", INVERSE),
+    "restored: what is known added": Mutant(
+        "combinators.py", "self.observed.to(seen) - seen.detach()", "self.observed.to(seen)", INVERSE
+    ),
+    "conjugate gradients: over the whole batch": Mutant(
+        "combinators.py", "per_image((u * v).flatten(1).sum(1), u)", "(u * v).sum()", INVERSE
+    ),
+    "averages: of another length": Mutant("averages.py", "12 - length**-2", "12 + length**-2", AVERAGES),
+    "averages: the share that stays": Mutant(
+        "averages.py", "(1 - 1 / step) ** (gamma + 1)", "(1 - 1 / step) ** gamma", AVERAGES
+    ),
+    "averages: profiles of the wrong side": Mutant(
+        "averages.py", "np.where(t < u, h, -g)", "np.where(t < u, g, -h)", AVERAGES
+    ),
+    "velocity's weighting: not squared": Mutant(
+        "weightings.py", "((log_snr / 2).exp() + 1) ** 2", "(log_snr / 2).exp() + 1", WEIGHTINGS
     ),
     "clipping: eps of before": Mutant(
         "denoiser.py",

@@ -16,7 +16,7 @@ GROUPS = {  # without those that only some others go with: they are refused belo
     "weighting": ["none", "min_snr", "soft_min_snr", "p2", "sigmoid", "edm", "learned", "velocity"],
     "times": ["uniform", "logit_normal", "log_normal", "importance"],
     "coupling": ["independent", "minibatch_ot", "class_ot"],
-    "sampler": ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"],
+    "sampler": ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "sde"],
     "guidance": ["cfg", "apg", "cfg_zero"],
     "optimizer": ["adamw", "adam", "muon", "nadamw"],
     "lr_scheduler": ["constant", "exponential", "exponential_decay", "warmup_cosine"],

@@ -46,7 +46,7 @@ class ProjectedGuided(Guided):
 
 @dataclass(frozen=True)
 class ProjectedGuidance(Guidance):
-    """Adaptive projected guidance: large scales without glaring colours (Sadat et al. 2025, algorithm 1).
+    """Adaptive projected guidance: large scales without glaring colours (Sadat et al. 2025, APG).
 
     Attributes:
         parallel: how much remains of the difference along the conditional estimate of x, the paper's eta.

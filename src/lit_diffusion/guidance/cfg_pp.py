@@ -22,7 +22,7 @@ class ManifoldGuided(Guided):
 
 @dataclass(frozen=True)
 class ManifoldGuidance(Guidance):
-    """CFG++ (Chung et al. 2025, algorithm 2): the scale is the paper's lambda, from 0 to 1.
+    """CFG++ (Chung et al. 2025): the scale is the paper's lambda, from 0 to 1.
 
     Its x and eps don't meet in x_t, so that it needs a sampler that takes each by itself: ddim, unclipped.
     """

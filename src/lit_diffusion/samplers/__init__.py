@@ -7,10 +7,13 @@ from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
 from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.hooks import Inpaint, Trajectory, chain
+from lit_diffusion.samplers.inversion import inverted
+from lit_diffusion.samplers.sde import SDE
 from lit_diffusion.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
+    "SDE",
     "AfterStep",
     "Ancestral",
     "DPMpp2M",
@@ -22,4 +25,5 @@ __all__ = [
     "Visit",
     "chain",
     "generate",
+    "inverted",
 ]
