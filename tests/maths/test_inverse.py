@@ -134,7 +134,7 @@ def test_restored_images_have_the_exact_posterior_of_a_gaussian(name, schedule):
 def test_restored_points_of_a_mixture_mostly_agree_with_what_is_known():
     """The first coordinate is seen, and with such a one there is a single point; without it 30 % are there.
 
-    Between points the mixture given x_t is no Gaussian, and some walks go astray; fresh noise brings them back.
+    Between points the mixture given x_t is no Gaussian, and some walks go astray; fresh noise helps.
     """
     seen = torch.full((1, 1, 1, 1), 0.7)
     denoiser = Restored(exact_denoiser(Mixture, Flow(), V()), lambda x: x[:, :1], seen, 0.1)

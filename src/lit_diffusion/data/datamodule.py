@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -122,8 +121,9 @@ class ImageDataModule(L.LightningDataModule):
         val, train = order[: self.val_size], order[self.val_size :][: self.train_size]
         self.train_set = ImageSet(images, labels, train.to(device))
         self.val_set = ImageSet(images, labels, val.to(device))
-        used = f"{len(train):,} images to train on, {len(val):,} for validation"
-        rank_zero_only(log.info)(f"{source_name(self.source)}: {used}")
+        if self.trainer and self.trainer.is_global_zero:
+            used = f"{len(train):,} images to train on, {len(val):,} for validation"
+            log.info(f"{source_name(self.source)}: {used}")
 
     def train_dataloader(self) -> DataLoader:
         order = self._order(
