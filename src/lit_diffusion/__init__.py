@@ -11,7 +11,7 @@ _ROOMS = {
     "checkpoint": ("build_denoiser", "load_denoiser", "read_checkpoint"),
     "combinators": ("Anagram", "Blend", "Hybrid", "Rescheduled", "Restored"),
     "conditions": ("ImageCondition", "LowResolution", "Paired"),
-    "couplings": ("ClassOT", "Coupling", "Independent", "MinibatchOT"),
+    "couplings": ("ClassOT", "Coupling", "Independent", "MinibatchOT", "Semidiscrete"),
     "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
     "denoiser": ("Denoiser", "Labelled", "NetworkDenoiser"),
     "guidance": ("Guidance", "Guided"),

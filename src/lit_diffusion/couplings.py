@@ -1,41 +1,54 @@
-"""Couplings: which noise belongs to which image of a batch.
+"""Couplings: which noise belongs to which image.
 
 Straight paths from noise to images cross less if each image is paired with noise that is near to it (Tong
-et al. 2024, OT-CFM; Pooladian et al. 2023, multisample flow matching). Only the order of the noise changes,
-so that images and noise keep their distributions.
+et al. 2024, OT-CFM; Pooladian et al. 2023, multisample flow matching). Images and noise each keep their
+distribution.
 """
 
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from rich.progress import track
+from torch import Tensor, nn
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common import rng
+from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
+from lit_diffusion.data.image_set import ImageSet, converted
+
+Pairs = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), their labels or images of pairs, noise
+CHUNK = 4096  # images that are compared with noise at a time
 
 
-class Coupling(ABC):
+class Coupling(nn.Module, ABC):
     """Pairs the images of a batch with its noise."""
 
+    by_label = False  # whether it needs labels
+
+    def prepare(self, data: ImageSet, seed: int, resumed: bool) -> None:
+        """Get ready for a training on these images.
+
+        Args:
+            data: the training images.
+            seed: of what is random.
+            resumed: whether a checkpoint is read after this, with the buffers.
+        """
+
     @abstractmethod
-    def order(self, x: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        """Return the place of each image's noise in the batch, (B,).
+    def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
+        """Return images, what comes with them, and noise, paired anew.
 
         Args:
             x: images, (B, C, H, W).
-            eps: noise like them.
-            y: their labels (B,), or the images of pairs; None for none.
+            other: their labels (B,), or the images of pairs.
+            eps: noise like x.
         """
-
-    def __call__(self, x: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        """Return the noise in the order of the images that it is paired with."""
-        return eps[self.order(x, eps, y).to(eps.device)]
 
 
 class Independent(Coupling):
     """Any noise with any image."""
 
-    def order(self, x: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        return torch.arange(len(x))
+    def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
+        return x, other, eps
 
 
 class MinibatchOT(Coupling):
@@ -45,8 +58,8 @@ class MinibatchOT(Coupling):
     sampled from any noise (Cheng and Schwing 2025): choose ``ClassOT`` for it.
     """
 
-    def order(self, x: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        return cheapest(x, eps)
+    def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
+        return x, other, eps[cheapest(x, eps)]
 
 
 class ClassOT(Coupling):
@@ -56,23 +69,91 @@ class ClassOT(Coupling):
     standard normal, as it is when the network is sampled.
     """
 
-    def order(self, x: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        if y is None or y.ndim > 1:
-            raise ConfigError(
-                "coupling is ClassOT, but the network is told no labels: choose coupling=minibatch_ot, or a "
-                "model with labels, model.num_classes='${data.num_classes}'"
-            )
-        order = torch.arange(len(x))
-        for label in y.unique():
-            (mine,) = (y == label).nonzero(as_tuple=True)
-            order[mine.cpu()] = mine.cpu()[cheapest(x[mine], eps[mine])]
-        return order
+    by_label = True
+
+    def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
+        order = torch.arange(len(x), device=x.device)
+        for label in other.unique():
+            (mine,) = (other == label).nonzero(as_tuple=True)
+            order[mine] = mine[cheapest(x[mine], eps[mine])]
+        return x, other, eps[order]
+
+
+class Semidiscrete(Coupling):
+    """Optimal transport between all noise and the whole training set (Mousavi-Hosseini et al. 2025).
+
+    Noise gets the image with the largest <x, eps> - |x|^2 / 2 + g. The numbers g, one for each image, are
+    found before the training, by averaged stochastic gradient ascent of the dual problem, so that each image
+    gets the same share of all noise. A step's images are those of its noise, whichever the data's order had.
+
+    Args:
+        iterations: of the search for g.
+        batch_size: noises of each.
+        rate: of the first iteration, in standard deviations of <x, eps>; it falls with the root.
+    """
+
+    potentials: Tensor
+
+    def __init__(self, iterations: int = 2000, batch_size: int = 1024, rate: float = 1.0):
+        super().__init__()
+        check_whole_number("coupling.iterations", iterations, least=1)
+        check_whole_number("coupling.batch_size", batch_size, least=1)
+        check_number("coupling.rate", rate, least=1e-6, most=1e3)
+        self.iterations = iterations
+        self.batch_size = batch_size
+        self.rate = rate
+        self.register_buffer("potentials", torch.zeros(0))
+
+    def prepare(self, data: ImageSet, seed: int, resumed: bool) -> None:
+        self._data = data
+        device = data.indices.device
+        self.potentials = torch.zeros(len(data), device=device)
+        if not resumed:
+            self._search(rng.generator(seed, "semidiscrete", device=device))
+
+    def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
+        images, others = converted(*self._data[self._nearest(eps).to(self._data.indices.device)])
+        return images.to(x), others.to(other), eps
+
+    def _search(self, generator: torch.Generator) -> None:
+        """Find the potentials: ascend by how much less than its share of the noise each image gets."""
+        n, shape = len(self._data), self._data.all_images.shape[1:]
+        scale = float(converted(*self._data[:1000])[0].flatten(1).var(dim=0).sum().sqrt())
+        total = torch.zeros_like(self.potentials)
+        for k in track(range(self.iterations), "coupling", transient=True):
+            eps = torch.randn(self.batch_size, *shape, generator=generator, device=generator.device)
+            counts = torch.bincount(self._nearest(eps), minlength=n)
+            self.potentials += self.rate * scale / (k + 1) ** 0.5 * (1 / n - counts / self.batch_size)
+            total += self.potentials
+        self.potentials.copy_(total / self.iterations)
+
+    def _nearest(self, eps: Tensor) -> Tensor:
+        """Return the places (B,) of the images that noise (B, C, H, W) belongs to."""
+        flat = eps.flatten(1).to(self.potentials.device)
+        best = torch.full((len(flat),), -torch.inf, device=flat.device)
+        place = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+        for first in range(0, len(self._data), CHUNK):
+            x = converted(*self._data[first : first + CHUNK])[0].flatten(1)
+            offsets = self.potentials[first : first + CHUNK] - x.square().sum(1) / 2
+            score, index = torch.addmm(offsets, flat, x.T).max(1)
+            place = torch.where(score > best, index + first, place)
+            best = best.maximum(score)
+        return place
 
 
 def cheapest(x: Tensor, eps: Tensor) -> Tensor:
-    """Return the order of eps in which the sum of squared distances to x is least, (B,) on the CPU."""
+    """Return the order (B,) of eps in which the sum of squared distances to x is least."""
     from scipy.optimize import linear_sum_assignment  # half a second that other couplings needn't wait
 
     products = x.flatten(1).double() @ eps.flatten(1).double().T  # |x - e|^2 = |x|^2 - 2 x e + |e|^2
     _, order = linear_sum_assignment(products.cpu().numpy(), maximize=True)
-    return torch.from_numpy(order)
+    return torch.from_numpy(order).to(x.device)
+
+
+def check_labels_of(coupling: Coupling, num_classes: int) -> None:
+    """Raise ConfigError for a coupling by labels of a network that is told none."""
+    if coupling.by_label and not num_classes:
+        raise ConfigError(
+            f"coupling is {type(coupling).__name__}, but the network is told no labels: choose "
+            "coupling=minibatch_ot, or a model with labels, model.num_classes='${data.num_classes}'"
+        )

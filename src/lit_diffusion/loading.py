@@ -129,7 +129,7 @@ def load(cfg: DictConfig) -> Loaded:
     path = cfg.ckpt or SHIPPED_MODEL
     checkpoint, ema = read_checkpoint(path), cfg.get("ema")
     if ema is not None:
-        checkpoint = with_average(checkpoint, Path(path), ema)
+        checkpoint = with_average(checkpoint, str(path), ema)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
     denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
@@ -140,7 +140,7 @@ def load(cfg: DictConfig) -> Loaded:
     guidance, worse = choose_guidance(cfg, config), None
     identity = sha256_of(path) if ema is None else f"{sha256_of(path)}, average {ema}"
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
-        worse = load_worse(guidance.bad, denoiser, cfg.trust)
+        worse = load_worse(guidance, denoiser, cfg.trust)
         identity = f"{identity}, guided away from {sha256_of(guidance.bad)}"
     return Loaded(
         denoiser,
@@ -155,26 +155,32 @@ def load(cfg: DictConfig) -> Loaded:
     )
 
 
-def with_average(checkpoint: dict[str, Any], path: Path, length: float) -> dict[str, Any]:
-    """Return a checkpoint whose average is that of another length, rebuilt of what its run kept.
+def with_average(
+    checkpoint: dict[str, Any], path: str, length: float, step: int | None = None
+) -> dict[str, Any]:
+    """Return a checkpoint whose average is that of another length, or step, rebuilt of what its run kept.
 
     Raises:
         ConfigError: the run kept none.
     """
-    step = checkpoint.get("global_step", 0)
-    average = rebuilt(path.resolve().parent.parent / "averages", step, length)
+    step = checkpoint.get("global_step", 0) if step is None else step
+    average = rebuilt(Path(path).resolve().parent.parent / "averages", step, length)
     named = {f"{NETWORK}{name}": weight for name, weight in average.items()}
     return {**checkpoint, "callbacks": {"ema": {"average": named}}}
 
 
-def load_worse(path: str, better: NetworkDenoiser, trust: Sequence[str]) -> Denoiser:
-    """Return the model of a checkpoint, on the path of a better one, for autoguidance.
+def load_worse(guidance: AutoGuidance, better: NetworkDenoiser, trust: Sequence[str]) -> Denoiser:
+    """Return the worse model of autoguidance, on the path of a better one.
 
     Raises:
         ConfigError: it takes other conditions.
     """
-    check_text("guidance.bad", path)
-    worse = load_denoiser(read_checkpoint(path), trust).to(next(better.parameters()).device)
+    check_text("guidance.bad", guidance.bad)
+    path = str(guidance.bad)
+    checkpoint = read_checkpoint(path)
+    if guidance.bad_ema is not None:
+        checkpoint = with_average(checkpoint, path, guidance.bad_ema, guidance.bad_step)
+    worse = load_denoiser(checkpoint, trust).to(next(better.parameters()).device)
     worse.precision = better.precision
     for key in ("num_classes", "condition_channels"):
         if getattr(worse, key) != getattr(better, key):

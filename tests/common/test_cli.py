@@ -66,7 +66,10 @@ def test_the_console_script(tmp_path):
 def test_sample_help(run):
     result = run("-m", "lit_diffusion.sample", "--help")
     assert "pretrained: deepfloyd, deepfloyd_256, diffusers" in result.stdout
-    assert "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, unipc" in result.stdout
+    assert (
+        "sampler: ancestral, ancestral_learned, ddim, dpmpp_2m, dpmpp_2m_sde, heun, sde, unipc"
+        in result.stdout
+    )
 
 
 def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
@@ -91,7 +94,10 @@ def test_train_then_sample_from_the_checkpoint_alone(run, tmp_path):
     [
         ([TRAIN, "schedule=cosin"], "error: schedule is cosin: did you mean cosine? choose one of cosine, "),
         ([TRAIN, "optimizer.learning_rate=1"], "optimizer has no learning_rate: it has betas, fused, lr"),
-        (["-m", "lit_diffusion.figures"], "choose figure=NAME, NAME being one of images_seen, loss, nfe"),
+        (
+            ["-m", "lit_diffusion.figures"],
+            "choose figure=NAME, NAME being one of ema_length, guidance, images_seen, loss, nfe",
+        ),
         ([TRAIN, "experiment=emoji", "model=convnext_unet"], "leave them out, ~model.widths ~model.blocks"),
         ([TRAIN, *DEBUG, "sampler.steps=1001"], "error: the sampler wants 1001 steps"),
         ([TRAIN, *DEBUG, "model.heads=3"], "error: model.heads is 3"),

@@ -26,7 +26,7 @@ from lit_diffusion.train.run import train
 FIGURES = sorted(p.stem for p in (ROOT / "conf" / "figure").glob("*.yaml"))
 
 
-OF_OTHER_RUNS = ("pure_noise", "images_seen", "nfe", "ema_length", "sweep")
+OF_OTHER_RUNS = ("pure_noise", "images_seen", "nfe", "ema_length", "guidance", "sweep")
 
 
 @pytest.fixture
@@ -230,6 +230,23 @@ def test_fid_over_the_length_of_an_average(tmp_path, drawn):
     study_of(choices={"own_average": choices["own_average"]}).write(tmp_path)
     with pytest.raises(ConfigError, match="conf/study/ema_length"):
         curves.ema_length(str(tmp_path))
+
+
+def test_fid_over_accuracy_along_the_scale(tmp_path, drawn):
+    points = {"unguided": (0.9, 1.0), "cfg_2": (0.98, 3.0), "cfg_1.5": (0.95, 2.0), "apg_2": (0.97, 1.5)}
+    choices = {
+        choice: {"fid": Summary([fid], fid, None), "class_accuracy": Summary([share], share, None)}
+        for choice, (share, fid) in points.items()
+    }
+    study_of(choices=choices, scores=["fid", "class_accuracy"], floor={"fid": 0.5}).write(tmp_path)
+    axes = curves.guidance(str(tmp_path))[0].axes[0]
+    assert [line.get_label() for line in axes.lines] == ["unguided", "cfg", "apg", "floor"]
+    assert axes.lines[1].get_xydata().tolist() == [[0.95, 2.0], [0.98, 3.0]]
+    path, _ = drawn("guidance", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
+    assert len(Image.open(path).convert("L").getcolors()) > 10
+    study_of(scores=["kid"]).write(tmp_path)
+    with pytest.raises(ConfigError, match="conf/study/methods"):
+        curves.guidance(str(tmp_path))
 
 
 @pytest.fixture

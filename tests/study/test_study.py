@@ -393,7 +393,18 @@ def test_samples_of_the_same_name_are_looked_at(tmp_path, calls):
         study(OmegaConf.create(settings(tmp_path / "study", [0, 1], **options)))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml")))
+STUDIES = sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml"))
+LONG = (
+    "objectives",
+    "prediction_by_network",
+    "quickstart",
+    "methods",
+)  # to compose: a third of a second a choice
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in STUDIES]
+)
 def test_the_studies_that_ship(config, name, tmp_path):
     """All their choices mean something, each something else."""
     cfg = config(f"study={name}", f"name={name}", "seeds=[0]", config_name="study")

@@ -244,10 +244,10 @@ MUTANTS = {
     ),
     "coupling: the dearest pairs": Mutant("couplings.py", "maximize=True", "maximize=False", COUPLINGS),
     "coupling: noise of any label": Mutant(
-        "couplings.py", "mine.cpu()[cheapest(x[mine], eps[mine])]", "cheapest(x, eps)[mine.cpu()]", COUPLINGS
+        "couplings.py", "mine[cheapest(x[mine], eps[mine])]", "cheapest(x, eps)[mine]", COUPLINGS
     ),
     "coupling: left out of training": Mutant(
-        "train/module.py", "eps = self.coupling(x, eps, y)", "eps = eps", "train/test_module.py"
+        "train/module.py", "x, other, eps = self.coupling(x, other, eps)", "pass", "train/test_module.py"
     ),
     "apg: along the image too": Mutant(
         "guidance/apg.py", "difference - (1 - self.guidance.parallel) * parallel", "difference", METHODS

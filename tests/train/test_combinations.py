@@ -15,7 +15,7 @@ GROUPS = {  # without those that only some others go with: they are refused belo
     "prediction": ["eps", "x", "v", "velocity", "edm"],
     "weighting": ["none", "min_snr", "soft_min_snr", "p2", "sigmoid", "edm", "learned", "velocity"],
     "times": ["uniform", "logit_normal", "log_normal", "importance"],
-    "coupling": ["independent", "minibatch_ot", "class_ot"],
+    "coupling": ["independent", "minibatch_ot", "class_ot", "semidiscrete"],
     "sampler": ["ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "sde"],
     "guidance": ["cfg", "apg", "cfg_zero"],
     "optimizer": ["adamw", "adam", "muon", "nadamw"],
@@ -58,6 +58,8 @@ def test_every_choice_of_these_groups_is_known():
 def test_every_pair_of_choices_trains_and_samples(config, tmp_path, row):
     choices = [f"{group}={name}" for group, name in row.items() if name != "null"]
     sampling = ["model.num_classes=10", "guidance.scale=2", "sampler.steps=2", "callbacks.samples.n=2"]
+    if row["coupling"] == "semidiscrete":
+        sampling.append("coupling.iterations=3")
     metrics, objects = train(config("debug=limit", *choices, *TINY[row["model"]], *sampling))
     assert abs(metrics["val/loss"]) < float("inf")
     assert objects["trainer"].global_step == 3

@@ -156,9 +156,11 @@ def test_superresolution_from_training_to_scores(config, tmp_path):
     with pytest.raises(ConfigError, match="n is 81, but test images condition the samples, and Mnist has 80"):
         evaluate(config(*scores, "n=81", f"out={tmp_path}/more", config_name="evaluate"))
 
-    with pytest.raises(ConfigError, match="images condition this model: sample it with input=PATH"):
+    with pytest.raises(
+        ConfigError, match="but images condition this one: sample it with lit-diffusion sample"
+    ):
         edit(config("edit=inpaint", ckpt, f"out={tmp_path}/edit", config_name="edit"))
-    with pytest.raises(ConfigError, match="y is 3 and prompt None, but images condition this model"):
+    with pytest.raises(ConfigError, match="y is 3, but images condition this model"):
         sample(config(*options, "y=3", f"out={tmp_path}/y", config_name="sample"))
     with pytest.raises(ConfigError, match="no pipeline of a network that an image conditions"):
         export(config(ckpt, "format=diffusers", f"out={tmp_path}/d", config_name="export"))

@@ -89,6 +89,19 @@ def test_a_run_keeps_two_averages_and_samples_with_any(run, config):
     assert again.identity.endswith("average 0.1")
 
 
+def test_a_run_is_guided_away_from_its_own_earlier_average(run, config):
+    options = ["guidance=autoguidance", "guidance.scale=2", f"guidance.bad={run}", "guidance.bad_ema=0.1"]
+    last, earlier = (
+        load(config(f"ckpt={run}", *options, f"guidance.bad_step={step}", config_name="sample"))
+        for step in (8, 4)
+    )
+    weights, _ = read_weights(run.parent.parent / "averages" / "00000004.safetensors")
+    for name, weight in earlier.worse.denoiser.network.state_dict().items():
+        torch.testing.assert_close(weight, weights[f"1/{name}"], atol=2e-3, rtol=0)
+    x_t, t = torch.randn(2, 1, 28, 28), torch.full((2,), 0.5)
+    assert not torch.equal(last.denoiser(x_t, t).x, earlier.denoiser(x_t, t).x)
+
+
 def test_a_resumed_run_keeps_the_same_averages(run, config, tmp_path):
     more = ["trainer.limit_train_batches=8", "callbacks.power_ema.every_n_train_steps=2", "optimizer.lr=0.05"]
     train(config(*RUN, *more, "trainer.max_epochs=2", f"ckpt={run}", f"out={tmp_path}/on"))

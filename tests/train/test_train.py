@@ -282,7 +282,6 @@ def test_a_loaded_denoiser_has_the_averaged_weights(config, tmp_path):
         (["model.num_classes=10", "guidance.interval=[1,0]"], "guidance.interval"),
         (["guidance.rescale=0.5"], "this model has no labels"),
         (["callbacks.samples.seeds=3"], "seeds is 3"),
-        (["guidance=2"], "guidance is 2: give its keys"),
         (["callbacks.samples=null", "guidance.scale=2"], "has no labels"),
         (["model.num_classes=5"], "num_classes is 5, but the data have 10"),
         (["sampler.steps=2.5"], "steps is 2.5"),

@@ -61,11 +61,7 @@ def images_seen(run: Runs) -> tuple[Figure, str]:
 
 def nfe(run: Runs) -> tuple[Figure, str]:
     """Draw FID over network evaluations per image; choices "NAME_N" of one NAME are joined."""
-    if not isinstance(run, str) or not is_study(run):
-        raise ConfigError(
-            f"run is {run}: give run=DIR, the folder of a finished study, study=nfe for example"
-        )
-    result = Comparison.read(run)
+    result = study_at(run, "nfe")
     if "fid" not in result.scores or not all(result.nfe.values()):
         raise ConfigError(
             f"{run} has no FID or no network evaluations of some choice: see conf/study/nfe.yaml"
@@ -86,11 +82,7 @@ def nfe(run: Runs) -> tuple[Figure, str]:
 
 def ema_length(run: Runs) -> tuple[Figure, str]:
     """Draw FID over the length of the weights' average; choices "NAME_LENGTH" of one NAME are joined."""
-    if not isinstance(run, str) or not is_study(run):
-        raise ConfigError(
-            f"run is {run}: give run=DIR, the folder of a finished study, study=ema_length for example"
-        )
-    result = Comparison.read(run)
+    result = study_at(run, "ema_length")
     curves: dict[str, list[tuple[float, float]]] = {}
     for choice, scores in result.choices.items():
         name, _, length = choice.rpartition("_")
@@ -102,11 +94,42 @@ def ema_length(run: Runs) -> tuple[Figure, str]:
     axes = figure.subplots()
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
-    axes.set(
-        xlabel="length of the average, in shares of the training", ylabel="FID", xscale="log", yscale="log"
-    )
+    axes.set(xlabel="length of the average, in shares of the training", ylabel="FID")
+    axes.set(xscale="log", yscale="log")
     draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
     return figure, f"from {run}/{STUDY}, n = {result.n:,}"
+
+
+def guidance(run: Runs) -> tuple[Figure, str]:
+    """Draw FID over class accuracy, along the scale; choices "NAME_SCALE" of one NAME are joined in order."""
+    result = study_at(run, "methods")
+    if not {"fid", "class_accuracy"} <= {*result.scores}:
+        raise ConfigError(f"{run} has no FID or no class accuracy: see conf/study/methods.yaml")
+    figure = Figure((7, 4), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    for choice, scores in result.choices.items():
+        name, _, scale = choice.rpartition("_")
+        number = float(scale) if re.fullmatch(r"\d+(\.\d+)?", scale) else 0.0
+        point = number, scores["class_accuracy"].mean, scores["fid"].mean
+        curves.setdefault(name if number else choice, []).append(point)
+    for name, points in curves.items():
+        scales, accuracies, fids = zip(*sorted(points), strict=True)
+        axes.plot(accuracies, fids, ".-", label=name)
+        for scale, x, y in zip(scales, accuracies, fids, strict=True):
+            axes.annotate(f"{scale:g}" if scale else "", (x, y), fontsize=7)
+    axes.set(xlabel="class accuracy", ylabel="FID", yscale="log")
+    draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
+    return figure, f"from {run}/{STUDY}, n = {result.n:,}"
+
+
+def study_at(run: Runs, name: str) -> Comparison:
+    """Return what a finished study found; ConfigError, which names one that would do, if there is none."""
+    if not isinstance(run, str) or not is_study(run):
+        raise ConfigError(
+            f"run is {run}: give run=DIR, the folder of a finished study, study={name} for example"
+        )
+    return Comparison.read(run)
 
 
 class Plain(LogFormatter):

@@ -37,9 +37,13 @@ class AutoGuidance(Guidance):
 
     Attributes:
         bad: path of the worse model's checkpoint: of the same data, with less training or fewer parameters.
+        bad_ema: length of its weights' average, as ``averages`` has it; None: its own average.
+        bad_step: of an earlier average; None: the last one.
     """
 
     bad: str | None = None
+    bad_ema: float | None = None
+    bad_step: int | None = None
 
     method: ClassVar[str] = "autoguidance"
     without_labels: ClassVar[bool] = True

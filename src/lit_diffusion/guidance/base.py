@@ -127,7 +127,11 @@ class Guidance:
         Raises:
             ConfigError: the node isn't such a mapping, or a value is outside its range.
         """
-        own = {key: value for key, value in (own or {}).items() if value is not None and key != "bad"}
+        own = {
+            key: value
+            for key, value in (own or {}).items()
+            if value is not None and not key.startswith("bad")
+        }
         given = node if isinstance(node, Mapping) else {}
         method = given.get("method") or own.get("method") or Guidance.method
         if not isinstance(method, str) or method not in Guidance.methods:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,11 +14,12 @@ from lit_diffusion.common.rng import ImageNoise, key_to_seed
 from lit_diffusion.denoiser import Condition, NetworkDenoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.interop.diffusers_unet import LitUNet
-from lit_diffusion.predictions import Eps, Prediction, V, X
+from lit_diffusion.predictions import Edm, Eps, Prediction, V, X
 from lit_diffusion.samplers.base import AfterStep, Sampler
-from lit_diffusion.schedules import DiscreteSchedule
+from lit_diffusion.schedules import DiscreteSchedule, Schedule, VarianceExploding
 
 PREDICTIONS: dict[str, type[Prediction]] = {"epsilon": Eps, "sample": X, "v_prediction": V}
+EDM_SCHEDULERS = (EDMEulerScheduler, EDMDPMSolverMultistepScheduler)
 
 
 class PipelineSchedule(DiscreteSchedule):
@@ -35,6 +36,21 @@ class PipelineSchedule(DiscreteSchedule):
         self.scheduler.set_timesteps(steps)
         indices = self.scheduler.timesteps.double().cpu()
         return torch.cat([(indices + 1) / self.steps, torch.zeros(1, dtype=torch.float64)])
+
+
+def path_of(scheduler: Any) -> tuple[Schedule, Prediction] | None:
+    """Return the schedule and the prediction of a diffusers scheduler; None for one of another kind.
+
+    EDM's schedulers tell the network ln(sigma) / 4, and precondition it by their sigma_data.
+    """
+    config: Any = getattr(scheduler, "config", None)
+    prediction = getattr(config, "prediction_type", "epsilon")
+    if isinstance(scheduler, EDM_SCHEDULERS) and prediction == "epsilon":
+        schedule = VarianceExploding(config.sigma_min, config.sigma_max, config.rho, told="log_sigma")
+        return schedule, Edm(config.sigma_data)
+    if not hasattr(scheduler, "alphas_cumprod") or prediction not in PREDICTIONS:
+        return None
+    return PipelineSchedule(scheduler), PREDICTIONS[prediction]()
 
 
 class PipelineNetwork(nn.Module):
@@ -70,8 +86,8 @@ class PipelineNetwork(nn.Module):
 class Pretrained(NetworkDenoiser):
     """A pixel-space pipeline of diffusers as a Denoiser.
 
-    Its betas are the schedule, its text encoder makes y of prompts, and where it learnt the variance, its
-    estimates have a var_weight.
+    Its betas, or EDM's noise levels, are the schedule, its text encoder makes y of prompts, and where it
+    learnt the variance, its estimates have a var_weight.
 
     Args:
         pipeline: with a unet, a scheduler with betas, and a text encoder if it takes prompts.
@@ -92,17 +108,14 @@ class Pretrained(NetworkDenoiser):
         low: Tensor | None = None,
         noise_level: int = 0,
     ):
-        scheduler, unet = getattr(pipeline, "scheduler", None), getattr(pipeline, "unet", None)
-        prediction = getattr(getattr(scheduler, "config", None), "prediction_type", "epsilon")
+        path = path_of(getattr(pipeline, "scheduler", None))
         latent = any(hasattr(pipeline, name) for name in ("vae", "vqvae", "movq"))
-        fits = unet is not None and hasattr(scheduler, "alphas_cumprod") and prediction in PREDICTIONS
-        if latent or not fits:
+        if latent or path is None or getattr(pipeline, "unet", None) is None:
             raise ConfigError(
                 f"{type(pipeline).__name__} is no pipeline of a U-Net in pixel space and a scheduler with "
-                "betas: choose another pretrained.path"
+                "betas, or of EDM: choose another pretrained.path"
             )
-        network = PipelineNetwork(pipeline.unet, low, noise_level)
-        super().__init__(network, PipelineSchedule(scheduler), PREDICTIONS[prediction]())
+        super().__init__(PipelineNetwork(pipeline.unet, low, noise_level), *path)
         self.pipeline = pipeline
         config = pipeline.unet.config
         channels = config.in_channels if low is None else config.in_channels // 2

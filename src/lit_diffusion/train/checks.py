@@ -154,12 +154,6 @@ def check_weighting(module: LitDiffusion) -> None:
         )
 
 
-def check_coupling(module: LitDiffusion) -> None:
-    """Raise ConfigError for a coupling by labels of a network that is told none."""
-    labels = torch.zeros(2, dtype=torch.int64) if module.denoiser.num_classes else None
-    module.coupling.order(torch.zeros(2, 1), torch.zeros(2, 1), labels)
-
-
 def check_network(denoiser: NetworkDenoiser, shape: tuple[int, int, int]) -> None:
     """Raise ConfigError unless the network takes what it will be given, and returns what is wanted of it.
 

@@ -96,6 +96,9 @@ class LitDiffusion(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         ensure_terminal()
+        if stage == "fit" and self.trainer.datamodule is not None:
+            resumed = self.trainer.ckpt_path is not None
+            self.coupling.prepare(self.trainer.datamodule.train_set, self.seed, resumed)
 
     def on_train_start(self) -> None:
         self._logged_step = self.global_step
@@ -113,9 +116,9 @@ class LitDiffusion(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, other = batch
         (t, weight), eps, uniform = self._draw(x, *self._step_key(batch_idx))
+        x, other, eps = self.coupling(x, other, eps)
         x, told = self._augmented(x, *self._step_key(batch_idx))
         y = self.condition_of(x, other)
-        eps = self.coupling(x, eps, y)
         if y is not None:
             y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)
         loss = self.losses(x, y, t, eps, told)
