@@ -23,9 +23,10 @@ FEWER_BLOCKS = {  # the exporter takes a second per block
     "dit": [],
     "fc_unet": [],
 }
-# One shape in every run of the suite, the others in make test-slow.
+# One shape of the quicker networks in every run of the suite, all others in make test-slow.
+QUICK = ("small_unet", "convnext_unet", "dit")
 CASES = [
-    pytest.param(model, shape, marks=[] if shape == (3, 32, 48) else pytest.mark.slow)
+    pytest.param(model, shape, marks=[] if shape == (3, 32, 48) and model in QUICK else pytest.mark.slow)
     for shape in ((3, 32, 48), (1, 28, 28), (3, 32, 32), (3, 64, 64))
     for model in TINY
     if model != "fc_unet" or shape[1:] == (28, 28)
