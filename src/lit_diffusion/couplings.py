@@ -82,7 +82,7 @@ class ClassOT(Coupling):
 class Semidiscrete(Coupling):
     """Optimal transport between all noise and the whole training set (Mousavi-Hosseini et al. 2025).
 
-    Noise gets the image with the largest <x, eps> - |x|^2 / 2 + g. The numbers g, one for each image, are
+    Noise gets the image with the largest ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are
     found before the training, by averaged stochastic gradient ascent of the dual problem, so that each image
     gets the same share of all noise. A step's images are those of its noise, whichever the data's order had.
 

@@ -244,7 +244,8 @@ def extended(tmp_path):
 
 
 def test_what_the_docs_add_trains_and_passes_its_tests(tmp_path, extended):
-    parts = ["schedule=quadratic", "model=plain", "model.num_classes=10", "sampler=dpmpp_2s"]
+    parts = ["schedule=quadratic", "weighting=truncated_snr", "model=plain", "model.num_classes=10"]
+    parts.append("sampler=dpmpp_2s")
     result = run_python(
         "-m", "lit_diffusion.train", *DIGITS, *parts, "debug=limit", cwd=tmp_path, PYTHONPATH=extended
     )
