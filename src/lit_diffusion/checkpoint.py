@@ -60,7 +60,7 @@ def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored config with what earlier versions kept elsewhere in the groups times and weighting."""
     schedule = dict(config["schedule"])
     std, mean = schedule.pop("logit_std", None), schedule.pop("logit_mean", 0.0)
-    module = dict(config.get("module") or {})
+    module = dict(config["module"]) if isinstance(config.get("module"), Mapping) else {}
     gamma = module.pop("min_snr_gamma", None)
     times = {TARGET: "lit_diffusion.times.Uniform"}
     if std is not None:

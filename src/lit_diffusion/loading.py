@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,8 +81,9 @@ class Loaded:
 
     def picture(self, path: str, shape: tuple[int, int, int]) -> Tensor:
         """Load a picture file as an image (1, C, H, W) in [-1, 1], fitted as the training images were."""
-        source = {} if self.config is None else plain(self.config.data.source)
-        rules = {key: source[key] for key in ("background", "resize") if isinstance(source.get(key), str)}
+        source = None if self.config is None else plain(self.config.data).get("source")
+        known = source if isinstance(source, Mapping) else {}
+        rules = {key: known[key] for key in ("background", "resize") if isinstance(known.get(key), str)}
         return load_picture(path, shape, **rules)
 
     def sample(

@@ -234,7 +234,7 @@ def extended(tmp_path):
     page = (ROOT / "docs" / "extend.md").read_text()
     listings = re.findall(r"```\w+\n# ((?:src|conf|tests)/\S+)\n(.*?)```", page, re.DOTALL)
     assert {name.partition("/")[0] for name, _ in listings} == {"src", "conf", "tests"}
-    assert len(listings) == 12
+    assert len(listings) == 15
     for name, text in listings:
         path = tmp_path / name
         assert not path.exists()

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.common.build import TARGET
+from lit_diffusion.common.configs import plain
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.conditions import ImageCondition
 from lit_diffusion.data.image_set import converted, is_images
@@ -62,8 +63,8 @@ def check_own_data(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator, altern
         return
     if cfg.get("data"):
         check_same_source(loaded.config.data.source, cfg.data.source, alternative)
-    known, names = loaded.config.get("class_names"), evaluator.class_names
-    if known and names and [*known] != [*names]:
+    known, names = plain(loaded.config).get("class_names"), evaluator.class_names
+    if isinstance(known, list) and names is not None and known != [*names]:
         raise ConfigError(
             f"the data have the classes {', '.join(names)}, but the model was trained on "
             f"{', '.join(map(str, known))}: choose its own data, or {alternative}"
