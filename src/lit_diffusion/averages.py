@@ -7,7 +7,6 @@ one over about the last fifth of the training, however long that was.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +15,7 @@ from lit_diffusion.common.errors import ConfigError, check_number
 from lit_diffusion.common.weights import read_weights
 
 LONGEST = 0.28  # of a power function that grows; all steps alike have 0.289
+MOST_LACKING = 0.05  # of a profile that is made of others
 
 
 def exponent(length: float, key: str) -> float:
@@ -49,71 +49,65 @@ def products(
     return (g + 1) * (h + 1) * ratio / ((g + h + 1) * np.maximum(t, u))
 
 
-def combination(steps: Sequence[int], gammas: Sequence[float], step: int, gamma: float) -> np.ndarray:
+def combination(
+    steps: Sequence[int], gammas: Sequence[float], step: int, gamma: float
+) -> tuple[np.ndarray, float]:
     """Return the weights (N,) with which kept averages make the one of another gamma, by least squares.
 
     Args:
         steps, gammas: of the kept averages, (N,).
         step, gamma: of the one to make.
+
+    Returns:
+        The weights, and the length of what their profile lacks, in shares of the wanted one's.
     """
     t, g = np.array(steps), np.array(gammas, dtype=np.float64)
-    wanted = products(t, g, np.array([step]), np.array([gamma]))[:, 0]
-    return np.linalg.lstsq(products(t, g, t, g), wanted, rcond=None)[0]
-
-
-class Kept(NamedTuple):
-    """An average in a file.
-
-    Attributes:
-        path: of the file.
-        number: of the average in it.
-        step: at which it was written.
-        gamma: its exponent.
-    """
-
-    path: Path
-    number: int
-    step: int
-    gamma: float
-
-
-def kept_in(folder: Path, step: int) -> list[Kept]:
-    """Return the averages that a run kept up to a step, in their order."""
-    return [
-        Kept(path, number, int(path.stem), exponent(length, "lengths"))
-        for path in sorted(folder.glob("*.safetensors"))
-        if int(path.stem) <= step
-        for number, length in enumerate(read_weights(path)[1]["lengths"])
-    ]
+    u, h = np.array([step]), np.array([gamma])
+    known, wanted = products(t, g, t, g), products(t, g, u, h)[:, 0]
+    shares = np.linalg.lstsq(known, wanted, rcond=None)[0]
+    whole = products(u, h, u, h)[0, 0]
+    lacking = (whole - 2 * shares @ wanted + shares @ known @ shares) / whole
+    return shares, float(max(lacking, 0) ** 0.5)
 
 
 def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
-    """Return a network's average of this length at a step, from what a run kept (callbacks=power_ema).
+    """Return a network's average of this length, from what a run kept (callbacks=power_ema).
 
     Args:
         folder: of the files that ``PowerEMA`` wrote, a run's ``averages``.
-        step: of the training; files of later ones aren't looked at.
+        step: of the training; the average is that of the last file up to it.
         length: in shares of the training.
 
     Raises:
-        ConfigError: there are no such files, one is damaged, or no average can have this length.
+        ConfigError: there are no such files, one is damaged, or they are too few for this length.
     """
     gamma = exponent(length, "ema")
-    total: dict[str, Tensor] = {}
+    paths = [path for path in sorted(folder.glob("*.safetensors")) if int(path.stem) <= step]
+    if not paths:
+        raise ConfigError(
+            f"ema is {length}, but {folder} has no averages up to step {step}: give the checkpoint of a run "
+            "with callbacks=power_ema, or leave ema out"
+        )
     try:
-        kept = kept_in(folder, step)
-        if kept:
-            shares = combination([a.step for a in kept], [a.gamma for a in kept], kept[-1].step, gamma)
-            for share, average in zip(shares, kept, strict=True):
-                for name, weight in read_weights(average.path)[0].items():
-                    number, _, name = name.partition("/")
-                    if number == str(average.number):
-                        total[name] = total.get(name, 0) + float(share) * weight
+        files = [read_weights(path) for path in paths]
+        kept = [
+            (k, number, int(path.stem), exponent(known, "lengths"))
+            for k, (path, (_, metadata)) in enumerate(zip(paths, files, strict=True))
+            for number, known in enumerate(metadata["lengths"])
+        ]
+        shares, lacking = combination([a[2] for a in kept], [a[3] for a in kept], int(paths[-1].stem), gamma)
+        total: dict[str, Tensor] = {}
+        for share, (k, number, _, _) in zip(shares, kept, strict=True):
+            for name, weight in files[k][0].items():
+                if name.startswith(f"{number}/"):
+                    name = name.partition("/")[2]
+                    total[name] = total.get(name, 0) + float(share) * weight
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder} holds a file that is no average ({error}): delete it") from None
-    if not total:
+    if lacking > MOST_LACKING:
         raise ConfigError(
-            f"ema is {length}, but {folder} has no averages up to step {step}: train with "
-            "callbacks=power_ema, or leave ema out"
+            f"ema is {length}, which the {len(paths)} files in {folder} make only to {lacking:.0%}: choose a "
+            "length nearer to those that were kept, or train with a smaller "
+            "callbacks.power_ema.every_n_train_steps"
         )
     return total

@@ -176,7 +176,7 @@ class Restored(Combinator):
 
         missing = self.observed.to(seen) - seen.detach()
         x = x.detach() + spread(conjugate_gradients(gram, missing, self.iterations))
-        return self.from_x(x, x_t, t, var_weight)
+        return self.from_x(x, x_t, t, None if var_weight is None else var_weight.detach())
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
@@ -189,7 +189,8 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iteration
     direction, size = b, dot(b, b)
     for _ in range(iterations):
         moved = matrix(direction)
-        step = size / dot(direction, moved).clamp(min=1e-30)
+        curvature = dot(direction, moved)  # not above 0 where the network's Jacobian is no covariance
+        step = torch.where(curvature > 0, size / curvature, 0)
         v, rest = v + step * direction, rest - step * moved
         before, size = size, dot(rest, rest)
         direction = rest + size / before.clamp(min=1e-30) * direction

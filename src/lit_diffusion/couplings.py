@@ -5,7 +5,9 @@ et al. 2024, OT-CFM; Pooladian et al. 2023, multisample flow matching). Images a
 distribution.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from rich.progress import track
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 
 from lit_diffusion.common import rng
 from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
+from lit_diffusion.common.log import log
 from lit_diffusion.data.image_set import ImageSet, converted
 
 Pairs = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W), their labels or images of pairs, noise
 CHUNK = 4096  # images that are compared with noise at a time
+ENOUGH = 5  # noises for each image, to see whether all get some
 
 
 class Coupling(nn.Module, ABC):
@@ -85,16 +89,18 @@ class Semidiscrete(Coupling):
     Noise gets the image with the largest ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are
     found before the training, by averaged stochastic gradient ascent of the dual problem, so that each image
     gets the same share of all noise. A step's images are those of its noise, whichever the data's order had.
+    As with ``MinibatchOT``, the noise of a label is no longer standard normal.
 
     Args:
         iterations: of the search for g.
         batch_size: noises of each.
-        rate: of the first iteration, in standard deviations of <x, eps>; it falls with the root.
+        rate: what an image that gets no noise gains in the first iteration, in standard deviations of
+            ``<x, eps>``; it falls with the root.
     """
 
     potentials: Tensor
 
-    def __init__(self, iterations: int = 2000, batch_size: int = 1024, rate: float = 1.0):
+    def __init__(self, iterations: int = 2000, batch_size: int = 1024, rate: float = 0.3):
         super().__init__()
         check_whole_number("coupling.iterations", iterations, least=1)
         check_whole_number("coupling.batch_size", batch_size, least=1)
@@ -121,11 +127,21 @@ class Semidiscrete(Coupling):
         scale = float(converted(*self._data[:1000])[0].flatten(1).var(dim=0).sum().sqrt())
         total = torch.zeros_like(self.potentials)
         for k in track(range(self.iterations), "coupling", transient=True):
-            eps = torch.randn(self.batch_size, *shape, generator=generator, device=generator.device)
-            counts = torch.bincount(self._nearest(eps), minlength=n)
-            self.potentials += self.rate * scale / (k + 1) ** 0.5 * (1 / n - counts / self.batch_size)
+            counts = self._counts(shape, generator)
+            self.potentials += self.rate * scale / (k + 1) ** 0.5 * (1 - n * counts / self.batch_size)
             total += self.potentials
         self.potentials.copy_(total / self.iterations)
+        rounds = math.ceil(ENOUGH * n / self.batch_size)
+        drawn = torch.stack([self._counts(shape, generator) for _ in range(rounds)]).sum(0)
+        never, expected = float((drawn == 0).float().mean()), math.exp(-rounds * self.batch_size / n)
+        log.info(f"coupling: {never:.1%} of the images got none of {rounds * self.batch_size:,} noises")
+        if never > expected + 0.05:
+            log.warning(f"coupling: by chance it would be {expected:.1%}: give more coupling.iterations")
+
+    def _counts(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return how many of a batch of noise each image gets, (N,)."""
+        eps = torch.randn(self.batch_size, *shape, generator=generator, device=generator.device)
+        return torch.bincount(self._nearest(eps), minlength=len(self._data))
 
     def _nearest(self, eps: Tensor) -> Tensor:
         """Return the places (B,) of the images that noise (B, C, H, W) belongs to."""
@@ -133,7 +149,7 @@ class Semidiscrete(Coupling):
         best = torch.full((len(flat),), -torch.inf, device=flat.device)
         place = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
         for first in range(0, len(self._data), CHUNK):
-            x = converted(*self._data[first : first + CHUNK])[0].flatten(1)
+            x = converted(*self._data[first : first + CHUNK])[0].flatten(1).to(flat.device)
             offsets = self.potentials[first : first + CHUNK] - x.square().sum(1) / 2
             score, index = torch.addmm(offsets, flat, x.T).max(1)
             place = torch.where(score > best, index + first, place)
@@ -151,7 +167,12 @@ def cheapest(x: Tensor, eps: Tensor) -> Tensor:
 
 
 def check_labels_of(coupling: Coupling, num_classes: int) -> None:
-    """Raise ConfigError for a coupling by labels of a network that is told none."""
+    """Raise ConfigError for a coupling by labels of a network without any; warn of one that ignores them."""
+    if num_classes and isinstance(coupling, (MinibatchOT, Semidiscrete)):
+        log.warning(
+            f"coupling is {type(coupling).__name__}, by which each label has noise of its own in training, "
+            "but any in sampling: coupling=class_ot has none of it"
+        )
     if coupling.by_label and not num_classes:
         raise ConfigError(
             f"coupling is {type(coupling).__name__}, but the network is told no labels: choose "

@@ -141,7 +141,7 @@ def load(cfg: DictConfig) -> Loaded:
     guidance, worse = choose_guidance(cfg, config), None
     identity = sha256_of(path) if ema is None else f"{sha256_of(path)}, average {ema}"
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
-        worse = load_worse(guidance, denoiser, cfg.trust)
+        worse = load_worse(guidance, denoiser, config, cfg.trust)
         identity = f"{identity}, guided away from {sha256_of(guidance.bad)}"
     return Loaded(
         denoiser,
@@ -170,11 +170,19 @@ def with_average(
     return {**checkpoint, "callbacks": {"ema": {"average": named}}}
 
 
-def load_worse(guidance: AutoGuidance, better: NetworkDenoiser, trust: Sequence[str]) -> Denoiser:
+def load_worse(
+    guidance: AutoGuidance, better: NetworkDenoiser, config: DictConfig, trust: Sequence[str]
+) -> Denoiser:
     """Return the worse model of autoguidance, on the path of a better one.
 
+    Args:
+        guidance: says where it is.
+        better: the model that is guided.
+        config: what that was trained with.
+        trust: as in ``load_denoiser``.
+
     Raises:
-        ConfigError: it takes other conditions.
+        ConfigError: it makes images of another shape, or takes other conditions.
     """
     check_text("guidance.bad", guidance.bad)
     path = str(guidance.bad)
@@ -189,6 +197,12 @@ def load_worse(guidance: AutoGuidance, better: NetworkDenoiser, trust: Sequence[
                 f"guidance.bad is {path}, a model with {key} {getattr(worse, key)}, but the one to guide has "
                 f"{getattr(better, key)}: choose one that takes the same conditions"
             )
+    own = OmegaConf.create(checkpoint["hyper_parameters"])
+    if image_shape(own.data) != image_shape(config.data) or own.get("condition") != config.get("condition"):
+        raise ConfigError(
+            f"guidance.bad is {path}, a model of other images or conditions than the one to guide: choose "
+            "one of the same"
+        )
     return Rescheduled(worse, better.schedule)
 
 
@@ -204,6 +218,10 @@ def load_pretrained(cfg: DictConfig) -> Loaded:
     if cfg.precision != FULL:
         raise ConfigError(
             f"precision is {cfg.precision}, but a pretrained model runs in pretrained.dtype: leave it out"
+        )
+    if isinstance(choose_guidance(cfg, OmegaConf.create()), AutoGuidance):
+        raise ConfigError(
+            "guidance is autoguidance, but a pretrained model has no worse one here: choose guidance=cfg"
         )
     check_installed("a pretrained model needs", ["diffusers", "transformers"], extra="pretrained")
     from lit_diffusion.interop.pretrained import Pretrained, Upscaler, load_pipeline

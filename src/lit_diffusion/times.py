@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.common.errors import check_number, check_whole_number
-from lit_diffusion.schedules import Schedule
+from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
+from lit_diffusion.schedules import DiscreteSchedule, Schedule
 
 
 class Drawn(NamedTuple):
@@ -39,6 +39,9 @@ class Times(nn.Module, ABC):
     @abstractmethod
     def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
         """Draw n times, (n,), at which the network can be evaluated; of validation too."""
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ConfigError for a schedule whose times it can't draw."""
 
     def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Learn from the losses (B,) of a batch, of all processes, at times t (B,)."""
@@ -114,6 +117,14 @@ class Importance(Times):
         self.uniform_share = uniform_share
         self.register_buffer("squares", torch.zeros(bins))
 
+    def check(self, schedule: Schedule) -> None:
+        steps = schedule.steps if isinstance(schedule, DiscreteSchedule) else self.bins
+        if not schedule.has_path or steps < self.bins:
+            raise ConfigError(
+                f"times.bins is {self.bins}, but the schedule has {steps if schedule.has_path else 1} noise "
+                "levels: choose fewer bins, or times=uniform"
+            )
+
     def probabilities(self) -> Tensor:
         """Return how likely each bin is, (bins,): uniform until all have been met."""
         if not (self.squares > 0).all():
@@ -134,8 +145,9 @@ class Importance(Times):
     def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         share = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
         place = (share * self.bins).long().clamp(0, self.bins - 1)
-        count = torch.bincount(place, minlength=self.bins)
-        mean = torch.bincount(place, loss.double().square(), minlength=self.bins) / count.clamp(min=1)
+        member = nn.functional.one_hot(place, self.bins).to(torch.float64)  # a sum in a fixed order
+        count = member.sum(0)
+        mean = loss.double().square() @ member / count.clamp(min=1)
         kept = torch.where(self.squares > 0, self.decay, 0.0)
         averaged = kept * self.squares + (1 - kept) * mean.to(self.squares)
         self.squares.copy_(torch.where(count > 0, averaged, self.squares))

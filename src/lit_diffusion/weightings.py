@@ -58,8 +58,17 @@ class MinSNR(Weighting):
         return log_snr.exp().clamp(max=self.gamma)
 
 
-class SoftMinSNR(MinSNR):
-    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT)."""
+class SoftMinSNR(Weighting):
+    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT).
+
+    Args:
+        gamma: as in ``MinSNR``.
+    """
+
+    def __init__(self, gamma: float = 4.0):
+        super().__init__()
+        check_number("weighting.gamma", gamma, least=1e-6, most=1e6)
+        self.gamma = gamma
 
     def on_x(self, log_snr: Tensor) -> Tensor:
         snr = log_snr.exp()
@@ -88,6 +97,8 @@ class P2(Weighting):
 
 class SigmoidWeighting(Weighting):
     """The sigmoid of bias - log SNR as a weight of eps (Kingma and Gao 2023; Hoogeboom et al. 2024).
+
+    The papers weigh an integral over log SNR; here the integral is over the times that are drawn.
 
     Args:
         bias: 2 in the first paper; the lower, the less the nearly clean counts.

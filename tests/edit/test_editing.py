@@ -324,7 +324,7 @@ def test_every_edit_is_drawn(edited, tmp_path):
         "hybrid": ["edit.n=2", "sampler=dpmpp_2m"],
         "interpolate": ["edit.n=3", "edit.rows=1"],
         "invert": ["image=[0,5]", "sampler=heun", "edit.other=3"],
-        "restore": ["edit.n=2", "edit.degradation=super_resolution"],
+        "restore": ["edit.n=2"],
     }
     images = {"one_step": 15, "sdedit": 12, "inpaint": 2, "anagram": 2, "hybrid": 2, "interpolate": 6}
     images |= {"invert": 2, "restore": 2}

@@ -92,6 +92,22 @@ def test_transport_to_the_whole_set_costs_no_more_than_within_a_batch():
     assert best < 0.8 * cost(x, eps)
 
 
+def test_a_thousand_images_all_get_noise(caplog):
+    """In more dimensions, where nearness alone leaves most of them without."""
+    caplog.set_level("INFO")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1000, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    images = (images * torch.linspace(0.2, 1, 1000).reshape(-1, 1, 1, 1)).to(torch.uint8)
+    coupling = semidiscrete(images, torch.arange(1000), iterations=300)
+    eps = torch.randn(10_000, 1, 4, 4, generator=generator)
+    labels = torch.zeros(10_000, dtype=torch.int64)
+    counts = coupling(eps, labels, eps)[1].bincount(minlength=1000)
+    assert (counts == 0).float().mean() < 0.01 and counts.max() < 40  # by chance: none and 24
+    assert "of the images got none of" in caplog.text
+    coupling.potentials.zero_()
+    assert (coupling(eps, labels, eps)[1].bincount(minlength=1000) == 0).float().mean() > 0.3
+
+
 def test_a_resumed_search_is_read_and_not_made_again():
     images = torch.randint(0, 256, (9, 1, 2, 2), dtype=torch.uint8)
     first = semidiscrete(images, torch.zeros(9, dtype=torch.int64), iterations=50, batch_size=16)

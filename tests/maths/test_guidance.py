@@ -126,6 +126,15 @@ def test_cfg_zero_stands_still_at_first():
     assert not torch.allclose(sampler(guided, start, y, times=times[:4]), start)
 
 
+def test_standing_still_is_for_a_flow_and_samplers_that_can():
+    still = ZeroGuidance(3.0, still=0.04)
+    with pytest.raises(ConfigError, match="no flow"):
+        still.applied(exact_denoiser(Mixture, Cosine(), V()))
+    with pytest.raises(ConfigError, match="that meet in x_t"):
+        DPMpp2M(5, clip=False).check(still.applied(exact_denoiser(Mixture, Flow(), V())))
+    DPMpp2M(5, clip=False).check(ZeroGuidance(3.0).applied(exact_denoiser(Mixture, Cosine(), V())))
+
+
 def test_cfg_zero_overshoots_less_than_guidance():
     offsets = [(sampled(kind(5.0)).mean(0) - POINT).norm() for kind in (Guidance, ZeroGuidance)]
     assert offsets[1] < offsets[0] / 2
@@ -170,7 +179,7 @@ def test_cfg_pp_is_guidance_whose_scale_depends_on_the_step():
 @pytest.mark.parametrize("sampler", [DDIM(5, clip=True), DPMpp2M(5, clip=False)])
 def test_cfg_pp_is_refused_by_samplers_that_take_x_and_eps_to_meet(sampler):
     guided = ManifoldGuidance(0.5).applied(exact_denoiser(Mixture, Flow(), V()))
-    with pytest.raises(ConfigError, match=r"cfg_pp doesn't give: choose sampler=ddim sampler\.clip=false"):
+    with pytest.raises(ConfigError, match=r"doesn't give: choose sampler=ddim sampler\.clip=false"):
         sampler.check(guided)
     DDIM(5, clip=False).check(guided)
 
@@ -204,10 +213,14 @@ def test_outside_the_interval_nothing_is_guided(kind, time):
 
 def test_settings_of_a_run_hold_where_none_are_given():
     own = {"method": "apg", "scale": 3.0, "interval": [0.1, 0.9], "rescale": None, "momentum": -0.2}
+    pp = {"method": "cfg_pp", "scale": 0.6, "interval": [0.2, 0.8]}
     none = {"method": None, "scale": None, "interval": None, "rescale": None}
     assert Guidance.from_config(none, own) == ProjectedGuidance(3.0, (0.1, 0.9), momentum=-0.2)
     assert Guidance.from_config({**none, "method": "cfg"}, own) == Guidance(3.0, (0.1, 0.9))
     assert Guidance.from_config(none, {"scale": 2.0}) == Guidance(2.0)
+    assert Guidance.from_config({**none, "method": "cfg"}, pp) == Guidance()  # another scale
+    assert Guidance.from_config({**none, "method": "autoguidance", "scale": 2.0}, own) == AutoGuidance(2.0)
+    assert Guidance.from_config(none, {"method": "autoguidance", "bad": "of another machine"}).bad is None
     with pytest.raises(ConfigError, match=r"guidance\.method is"):
         Guidance.from_config(none, {"method": ["apg"]})
     with pytest.raises(ConfigError, match="give its keys, scale, interval, rescale"):

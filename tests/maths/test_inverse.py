@@ -38,17 +38,17 @@ def walk(sampler, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_sde_without_noise_is_ddim_and_at_rate_1_ancestral(schedule):
     torch.testing.assert_close(
-        walk(SDE(20, clip=False, noise=0.0), schedule()), walk(DDIM(20, clip=False), schedule())
+        walk(SDE(20, clip=False, rate=0.0), schedule()), walk(DDIM(20, clip=False), schedule())
     )
     torch.testing.assert_close(
-        walk(SDE(20, clip=False, noise=1.0), schedule()), walk(Ancestral(20, clip=False), schedule())
+        walk(SDE(20, clip=False, rate=1.0), schedule()), walk(Ancestral(20, clip=False), schedule())
     )
 
 
 def test_rates_of_an_sde():
     """Half of the variance is noise at t = 0.5 of the flow."""
     t = torch.tensor([0.001, 0.5, 0.999], dtype=torch.float64)
-    rates = {shape: SDE(9, False, noise=2.0, shape=shape).rate(Flow(), t).tolist() for shape in SHAPES}
+    rates = {shape: SDE(9, False, rate=2.0, shape=shape).rates(Flow(), t).tolist() for shape in SHAPES}
     assert rates["even"] == [2, 2, 2]
     assert rates["noisy"] == pytest.approx([0, 1, 2], abs=1e-5)
     assert rates["clean"] == pytest.approx([2, 1, 0], abs=1e-5)
@@ -58,7 +58,7 @@ def test_rates_of_an_sde():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_are_the_datas_whatever_the_noise(shape):
     denoiser = exact_denoiser(Mixture, Cosine(), V())
-    x = SDE(200, clip=False, noise=3.0, shape=shape)(denoiser, noise(3000, 2, 1, 1)).flatten(1)
+    x = SDE(200, clip=False, rate=3.0, shape=shape)(denoiser, noise(3000, 2, 1, 1)).flatten(1)
     nearest = torch.cdist(x, Mixture.points).argmin(1)
     shares = nearest.bincount(minlength=3) / len(x)
     assert (shares - Mixture.weights).abs().max() < 0.035
@@ -140,7 +140,7 @@ def test_restored_points_of_a_mixture_mostly_agree_with_what_is_known():
     """
     seen = torch.full((1, 1, 1, 1), 0.7)
     denoiser = Restored(exact_denoiser(Mixture, Flow(), V()), lambda x: x[:, :1], seen, 0.1)
-    for sampler, least in ((DDIM(100, clip=False), 0.78), (SDE(200, clip=False, noise=10.0), 0.9)):
+    for sampler, least in ((DDIM(100, clip=False), 0.78), (SDE(200, clip=False, rate=10.0), 0.9)):
         x = sampler(denoiser, noise(500, 2, 1, 1)).flatten(1)
         assert (torch.cdist(x, Mixture.points).argmin(1) == 1).double().mean() > least
         assert x[:, 0].mean() == pytest.approx(0.68, abs=0.05)
@@ -155,7 +155,14 @@ def test_conjugate_gradients_solve_each_of_a_batch_by_itself():
     assert torch.equal(conjugate_gradients(lambda v: v, torch.zeros(2, 5), 3), torch.zeros(2, 5))
 
 
-@pytest.mark.parametrize("mistake", [{"noise": -1.0}, {"noise": float("nan")}, {"shape": "late"}])
+def test_conjugate_gradients_stop_where_the_matrix_is_none_of_a_covariance():
+    b = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    found = conjugate_gradients(lambda v: v * torch.tensor([2.0, -1.0, -3.0]), b, 5)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[0], torch.tensor([0.5, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("mistake", [{"rate": -1.0}, {"rate": float("nan")}, {"shape": "late"}])
 def test_mistakes_are_refused(mistake):
     with pytest.raises(ConfigError):
         SDE(10, clip=False, **mistake)

@@ -40,8 +40,8 @@ SAMPLERS = {
     "heun": partial(Heun, clip=False),
     "ancestral": partial(Ancestral, clip=False),
     "ancestral-large": lambda steps: Ancestral(steps, clip=False, variance="large"),
-    "sde-half": lambda steps: SDE(steps, clip=False, noise=0.5),
-    "sde-twice-in-the-middle": lambda steps: SDE(steps, clip=False, noise=2.0, shape="middle"),
+    "sde-half": lambda steps: SDE(steps, clip=False, rate=0.5),
+    "sde-twice-in-the-middle": lambda steps: SDE(steps, clip=False, rate=2.0, shape="middle"),
 }
 # Of higher order where log-SNR is smooth in the steps.
 FAST = {

@@ -103,6 +103,14 @@ def test_at_log_snr_is_its_inverse(schedule):
 
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES, Flow, VarianceExploding])
+def test_everything_stays_on_the_device_of_the_times(schedule):
+    """No GPU is needed to see it: the meta device refuses a tensor of the CPU, too."""
+    schedule, t = schedule(), torch.full((3,), 0.5, device="meta")
+    for function in (schedule.at_log_snr, schedule.at_share, schedule.inside, schedule.time_input):
+        assert function(t).device.type == "meta"
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Flow, VarianceExploding])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_grids_fall_from_pure_noise_to_the_image(grid, schedule):
     schedule = schedule()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.schedules import Cosine, Flow, Linear, VarianceExploding
+from lit_diffusion.schedules import Cosine, Flow, Linear, SingleStep, VarianceExploding
 from lit_diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 
 SHARES = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
@@ -64,6 +64,14 @@ def test_importance_is_kept_with_the_weights():
     assert torch.equal(times.probabilities(), other.probabilities())
     roots = times.squares.sqrt()
     torch.testing.assert_close(times.probabilities(), 0.9 * roots / roots.sum() + 0.1 / 4)
+
+
+def test_more_bins_than_noise_levels_are_refused():
+    for schedule in (Linear(steps=20), SingleStep(0.0, 1.0)):
+        with pytest.raises(ConfigError, match="noise levels: choose fewer bins"):
+            Importance().check(schedule)
+    for schedule in (Linear(), Flow(), VarianceExploding()):
+        Importance().check(schedule)
 
 
 @pytest.mark.parametrize(

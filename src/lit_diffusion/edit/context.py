@@ -1,6 +1,7 @@
 """What every edit works with."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ class EditContext:
         except ConfigError as error:
             more = "" if self.denoiser.conditional else ", or a model with labels, model.num_classes=10"
             raise ConfigError(f"{key} is {condition}: {error}{more}") from None
-        return Labelled(self.denoiser, y if y is None else y.to(self.device))
+        own = copy(self.denoiser)  # guidance may remember its walk
+        return Labelled(own, y if y is None else y.to(self.device))
 
     def sample_from(self, x_t: Tensor, denoiser: Denoiser, noise: Noise, **options: Any) -> Tensor:
         """Sample from x_t on, with options of ``Sampler``; (B, C, H, W), on the CPU."""

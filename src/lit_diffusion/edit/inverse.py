@@ -39,7 +39,7 @@ def invert(context: EditContext, y: Condition, other: Condition) -> tuple[Figure
         )
     x = context.inputs()
     own, another = context.conditioned(y, "edit.y"), context.conditioned(other, "edit.other")
-    x_t = inverted(own, x.to(context.device), context.times)
+    x_t = inverted(context.sampler.clipped(own), x.to(context.device), context.times)
     noise = context.noise(len(x))
     back, edited = (context.sample_from(x_t, denoiser, noise) for denoiser in (own, another))
     errors = (back - x).square().flatten(1).mean(1).sqrt()
@@ -87,10 +87,20 @@ def restore(
     left = left + noise * draw()[:1].cpu().flatten()[: left.numel()].reshape(left.shape)
     denoiser = Restored(context.conditioned(y, "edit.y"), degrade, left.to(context.device), noise, iterations)
     restored = context.sample_from(context.schedule.pure_noise(draw()), denoiser, draw)
-    shown = F.interpolate(left, x.shape[2:]) if left.shape != x.shape else left
+    shown = picture_of(left, x, degrade)
     captions = [["", "", *[psnr(image, x) for image in restored.split(1)]]]
     names = ["image", "what is left", *["restored"] * n]
     return panels([torch.cat([x, shown, restored])], names, [""], captions), restored
+
+
+def picture_of(left: Tensor, x: Tensor, degrade: Degradation) -> Tensor:
+    """Return what is left of an image as an image like it, (1, C, H, W): -1 where nothing is."""
+    if left.ndim == x.ndim:
+        return F.interpolate(left, x.shape[2:])
+    places = torch.arange(x[0].numel()).reshape(x.shape)
+    shown = torch.full_like(x, -1.0).flatten()
+    shown[degrade(places).flatten()] = left.flatten()
+    return shown.reshape(x.shape)
 
 
 def degradation_of(
@@ -102,8 +112,8 @@ def degradation_of(
         ConfigError: there is none of this name, or it can't be of these images.
     """
     if name == "inpainting":
-        missing = find_mask(mask, context.shape[1:], context.seed).to(context.device)
-        return lambda x: x * ~missing.to(x.device)
+        known = ~find_mask(mask, context.shape[1:], context.seed).flatten()
+        return lambda x: x.flatten(2)[:, :, known.to(x.device)]
     if name == "blur":
         check_blur(kernel_size, sigma, context.shape)
         return lambda x: gaussian_blur(x, [kernel_size, kernel_size], [sigma, sigma])

@@ -63,8 +63,9 @@ def check_own_data(cfg: DictConfig, loaded: Loaded, evaluator: Evaluator, altern
         return
     if cfg.get("data"):
         check_same_source(loaded.config.data.source, cfg.data.source, alternative)
-    known, names = plain(loaded.config).get("class_names"), evaluator.class_names
-    if isinstance(known, list) and names is not None and known != [*names]:
+    known = plain(loaded.config).get("class_names")
+    names = evaluator.class_names() if isinstance(known, list) else None
+    if names is not None and known != [*names]:
         raise ConfigError(
             f"the data have the classes {', '.join(names)}, but the model was trained on "
             f"{', '.join(map(str, known))}: choose its own data, or {alternative}"

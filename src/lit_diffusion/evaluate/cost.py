@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from torch import nn
 from lit_diffusion.evaluate.result import Cost
 
 
-def measure_cost(denoiser: nn.Module, device: torch.device, n: int, sample: Callable[[], Any]) -> Cost:
+def measure_cost(
+    denoisers: Sequence[nn.Module], device: torch.device, n: int, sample: Callable[[], Any]
+) -> Cost:
     """Count the network evaluations, and measure the time and memory, of sampling n images.
 
     Args:
-        denoiser: what ``sample`` evaluates, unguided: a guided step is then two evaluations.
-        device: where it is.
+        denoisers: what ``sample`` evaluates, unguided: a guided step is then two evaluations.
+        device: where they are.
         n: images that ``sample()`` makes.
         sample: makes them.
     """
@@ -31,13 +33,14 @@ def measure_cost(denoiser: nn.Module, device: torch.device, n: int, sample: Call
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
-    hook = denoiser.register_forward_hook(count)
+    hooks = [denoiser.register_forward_hook(count) for denoiser in denoisers]
     begin = time.perf_counter()
     sample()
     if cuda:
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - begin
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     return Cost(
         nfe=evaluated / n,
         images_per_second=n / seconds,

@@ -1,7 +1,7 @@
 """All scores of a set of images, and those that real images would get."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,7 +41,7 @@ class Evaluator:
         memorisation: whether to look for each image's nearest in the training split.
         seed: of the random parts, KID's subsets, and the classifier.
         device: where to compute.
-        class_names: of the labels; None for unknown ones.
+        class_names: returns the names of the labels, None for unknown ones.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Evaluator:
     memorisation: bool = False
     seed: int = 0
     device: torch.device | str = "cpu"
-    class_names: Sequence[str] | None = None
+    class_names: Callable[[], Sequence[str] | None] = lambda: None
     _known: dict[tuple[str, bool], Tensor] = field(init=False, repr=False, default_factory=dict)
     _floors: dict[tuple[int, bool], Scores] = field(init=False, repr=False, default_factory=dict)
 

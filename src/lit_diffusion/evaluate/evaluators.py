@@ -1,5 +1,6 @@
 """From the config of a data set to its evaluator."""
 
+from functools import partial
 from typing import Any
 
 from lit_diffusion.common.build import build
@@ -80,4 +81,4 @@ def build_evaluator(
             f"k is {k}, the neighbours looked for, but {name} has a split of {fewest} images: choose a "
             "smaller k, or a larger test split"
         )
-    return Evaluator(name, train, test, first, other, class_names=class_names(source), **options)
+    return Evaluator(name, train, test, first, other, class_names=partial(class_names, source), **options)

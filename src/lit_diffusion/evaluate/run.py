@@ -94,7 +94,10 @@ def evaluate_model(cfg: DictConfig, evaluators: EvaluatorCache) -> Result:
         sample_missing(cfg, loaded, given.y, samples)
         batch = range(min(cfg.batch_size, cfg.n))
         cost = measure_cost(
-            loaded.unguided, loaded.device, len(batch), lambda: loaded.sample(batch, cfg.seed, given.y)
+            [d for d in (loaded.unguided, loaded.worse) if d is not None],
+            loaded.device,
+            len(batch),
+            lambda: loaded.sample(batch, cfg.seed, given.y),
         )
         labels = None if loaded.guidance.unconditional else labels
         sampling = {**samples.settings, **({} if loaded.denoiser.num_classes else {"y": None})}

@@ -18,6 +18,7 @@ from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import check_trust
 from lit_diffusion.common.weights import DTYPES, write_weights
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.loading import with_average
 
 PACKAGES = {  # what each format is written with
     "safetensors": [],
@@ -53,6 +54,8 @@ def export(cfg: DictConfig) -> list[Path]:
         )
     check_installed(f"format={cfg.format} needs", PACKAGES[cfg.format], extra="export")
     checkpoint = read_checkpoint(cfg.ckpt)
+    if cfg.ema is not None:
+        checkpoint = with_average(checkpoint, cfg.ckpt, cfg.ema)
     denoiser, hyper_parameters = load_denoiser(checkpoint, cfg.trust), checkpoint["hyper_parameters"]
     out = make_folder(cfg.out)
     if cfg.format == "safetensors":

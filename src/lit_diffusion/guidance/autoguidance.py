@@ -47,6 +47,8 @@ class AutoGuidance(Guidance):
 
     method: ClassVar[str] = "autoguidance"
     without_labels: ClassVar[bool] = True
+    scale_means: ClassVar[str] = "autoguidance"
+    places: ClassVar[tuple[str, ...]] = ("bad", "bad_ema", "bad_step")
 
     def applied(self, denoiser: Denoiser, worse: Denoiser | None = None) -> Denoiser:
         if worse is None:

@@ -103,6 +103,8 @@ class Guidance:
     guided: ClassVar[type[Guided]] = Guided
     acts_at_1: ClassVar[bool] = False  # whether scale 1 isn't the better estimate itself
     ends_at_0: ClassVar[bool] = True  # whether scale 0 is the worse one
+    scale_means: ClassVar[str] = "cfg"  # methods with the same one have the same scale and interval
+    places: ClassVar[tuple[str, ...]] = ()  # settings that are of a machine, and not of a model
     without_labels: ClassVar[bool] = False  # whether a model without labels can be guided
     methods: ClassVar[dict[str, type["Guidance"]]] = {}
 
@@ -122,7 +124,7 @@ class Guidance:
         Args:
             node: its method, one of ``Guidance.methods``, and the method's settings; null for what ``own``
                 has, or else the default.
-            own: the guidance of the run that trained the model.
+            own: the guidance of the run that trained the model; not taken if its scale means something else.
 
         Raises:
             ConfigError: the node isn't such a mapping, or a value is outside its range.
@@ -142,7 +144,10 @@ class Guidance:
             raise ConfigError(
                 f"guidance is {node}: give its keys, {', '.join(keys)}, such as guidance.scale=2"
             )
-        settings = {**own, **{key: value for key, value in given.items() if value is not None}}
+        before = Guidance.methods.get(str(own.get("method", Guidance.method)), Guidance)
+        inherited = {} if before.scale_means != kind.scale_means else own
+        inherited = {key: value for key, value in inherited.items() if key not in kind.places}
+        settings = {**inherited, **{key: value for key, value in given.items() if value is not None}}
         return kind(**{key: settings[key] for key in keys if key in settings})
 
     @property
@@ -153,7 +158,7 @@ class Guidance:
     @property
     def unconditional(self) -> bool:
         """Whether the condition has no effect at any time."""
-        return self.scale == 0 and self.interval == (0, 1) and self.ends_at_0
+        return self.scale == 0 and self.interval == (0, 1) and self.ends_at_0 and not self.without_labels
 
     def applied(self, denoiser: Denoiser, worse: Denoiser | None = None) -> Denoiser:
         """Return the denoiser, guided; itself where this is the default.

@@ -30,6 +30,7 @@ class ManifoldGuidance(Guidance):
     method: ClassVar[str] = "cfg_pp"
     guided: ClassVar[type[Guided]] = ManifoldGuided
     acts_at_1: ClassVar[bool] = True
+    scale_means: ClassVar[str] = "cfg_pp"
 
     def __post_init__(self) -> None:
         super().__post_init__()

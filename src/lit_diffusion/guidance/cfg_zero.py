@@ -6,16 +6,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_diffusion.common.errors import check_number
+from lit_diffusion.common.errors import ConfigError, check_number
 from lit_diffusion.common.tensors import per_image
+from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.predictions import Estimate, Velocity
+from lit_diffusion.schedules import Flow
 
 
 class ZeroGuided(Guided):
     """Scales the unconditional direction before guidance, and stands still at first (Fan et al. 2025)."""
 
     guidance: "ZeroGuidance"
+
+    def __init__(self, denoiser: Denoiser, guidance: "ZeroGuidance"):
+        super().__init__(denoiser, guidance)
+        if guidance.still:
+            self.meets = False
+            if not isinstance(denoiser.schedule, Flow):
+                raise ConfigError(
+                    f"guidance.still is {guidance.still}, but the model's schedule is no flow, on which "
+                    "standing still is defined: choose 0"
+                )
 
     def _combined(self, better: Estimate, worse: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
         cond, uncond = (estimate.eps - estimate.x for estimate in (better, worse))
@@ -35,10 +47,11 @@ class ZeroGuidance(Guidance):
     The direction v is eps - x, which on the flow schedule is the velocity that the paper is about.
 
     Attributes:
-        still: share of the path, from noise on, on which v is 0.
+        still: share of the path, from noise on, on which v is 0; the paper's is 0.04. On the flow schedule
+            x_t then stays where it is, by samplers that take x and eps each by itself.
     """
 
-    still: float = 0.04
+    still: float = 0.0
 
     method: ClassVar[str] = "cfg_zero"
     guided: ClassVar[type[Guided]] = ZeroGuided

@@ -45,7 +45,8 @@ def path_of(scheduler: Any) -> tuple[Schedule, Prediction] | None:
     """
     config: Any = getattr(scheduler, "config", None)
     prediction = getattr(config, "prediction_type", "epsilon")
-    if isinstance(scheduler, EDM_SCHEDULERS) and prediction == "epsilon":
+    edm = isinstance(scheduler, EDM_SCHEDULERS) and prediction == "epsilon"
+    if edm and config.sigma_schedule == "karras":
         schedule = VarianceExploding(config.sigma_min, config.sigma_max, config.rho, told="log_sigma")
         return schedule, Edm(config.sigma_data)
     if not hasattr(scheduler, "alphas_cumprod") or prediction not in PREDICTIONS:

@@ -17,7 +17,7 @@ from lit_diffusion.models.blocks import (
     with_condition,
 )
 
-LONGEST = 100.0  # of the rotary wavelengths over 2 pi, in patches
+BASE = 100.0  # of the geometric row of rotary wavelengths, over 2 pi, in patches
 
 
 class DiT(nn.Module):
@@ -159,7 +159,7 @@ class Block(nn.Module):
 def rotation(rows: int, columns: int, features: int) -> Tensor:
     """Return cosines and sines of the angles of each token's position, (2, rows columns, features / 2)."""
     quarter = features // 4
-    frequencies = LONGEST ** -(torch.arange(quarter) / quarter)
+    frequencies = BASE ** -(torch.arange(quarter) / quarter)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = torch.cat([place.reshape(-1, 1) * frequencies for place in (row, column)], dim=1)
     return torch.stack([angles.cos(), angles.sin()])

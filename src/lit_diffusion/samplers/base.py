@@ -78,8 +78,7 @@ class Sampler(ABC):
         if not denoiser.meets and (self.needs_meeting or self.clip is not False):
             raise ConfigError(
                 f"sampler {type(self).__name__}, with sampler.clip {self.clip}, needs estimates of x and eps "
-                "that meet in x_t, which guidance.method cfg_pp doesn't give: choose sampler=ddim "
-                "sampler.clip=false"
+                "that meet in x_t, which this guidance doesn't give: choose sampler=ddim sampler.clip=false"
             )
         self.times(denoiser.schedule)
         schedule = denoiser.schedule
@@ -133,7 +132,7 @@ class Sampler(ABC):
         Returns:
             The images at the last time, (B, C, H, W).
         """
-        denoiser = Labelled(self._clipped(denoiser), y)
+        denoiser = Labelled(self.clipped(denoiser), y)
         schedule = denoiser.schedule
         times = self.times(schedule) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
@@ -150,7 +149,8 @@ class Sampler(ABC):
                 x_t = after_step(x_t, s, history[-1])
         return x_t
 
-    def _clipped(self, denoiser: Denoiser) -> Denoiser:
+    def clipped(self, denoiser: Denoiser) -> Denoiser:
+        """Return the denoiser whose estimates it takes its steps by, clipped as it clips."""
         if isinstance(self.clip, bool):
             return Clipped(denoiser) if self.clip else denoiser
         return Thresholded(denoiser, *self.clip)

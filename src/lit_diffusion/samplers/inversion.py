@@ -5,17 +5,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lit_diffusion.denoiser import Labelled
+from lit_diffusion.denoiser import Denoiser
 
 
 @torch.no_grad()
-def inverted(denoiser: Labelled, x: Tensor, times: Tensor) -> Tensor:
+def inverted(denoiser: Denoiser, x: Tensor, times: Tensor) -> Tensor:
     """Return x_t at the first of the times, from which the flow's ODE leads to images x.
 
     DDIM's inversion (Song et al. 2021, section 5.4) by Heun's method, for dx_t = x dalpha + eps dsigma.
 
     Args:
-        denoiser: with its condition.
+        denoiser: with its condition, ``Labelled``.
         x: images, (B, C, H, W).
         times: decreasing, 0 last, as a sampler's grid.
     """

@@ -1,6 +1,6 @@
 """Samplers of the reverse SDE, whose noise is chosen after training."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from lit_diffusion.denoiser import Labelled
 from lit_diffusion.samplers.base import Clip, History, Noise, Sampler
 from lit_diffusion.schedules import Schedule
 
-SHAPES = ("even", "noisy", "clean", "middle")
+Shape = Literal["even", "noisy", "clean", "middle"]
+SHAPES = get_args(Shape)
 
 
 class SDE(Sampler):
@@ -26,7 +27,7 @@ class SDE(Sampler):
     Args:
         steps: number of steps.
         clip, grid: as in ``Sampler``.
-        noise: the rate w, at its most.
+        rate: w, at its most; SiT's coefficient is ``2 w sigma^2 d log(sigma / alpha) / dt``.
         shape: where it is that: "even" everywhere; "noisy", in proportion to the noise's share of the
             variance of x_t; "clean", to the image's; "middle", to four times their product.
     """
@@ -38,28 +39,28 @@ class SDE(Sampler):
         steps: int,
         clip: Clip,
         grid: str = "uniform",
-        noise: float = 1.0,
-        shape: Literal["even", "noisy", "clean", "middle"] = "even",
+        rate: float = 1.0,
+        shape: Shape = "even",
     ):
         super().__init__(steps, clip, grid)
-        check_number("sampler.noise", noise, least=0, most=1000)
+        check_number("sampler.rate", rate, least=0, most=1000)
         if shape not in SHAPES:
             raise ConfigError(f"sampler.shape is {shape!r}: choose one of {', '.join(SHAPES)}")
-        self.noise = noise
+        self.rate = rate
         self.shape = shape
 
     @property
     def stochastic(self) -> bool:
-        return self.noise > 0
+        return self.rate > 0
 
-    def rate(self, schedule: Schedule, t: Tensor) -> Tensor:
+    def rates(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return w at times t."""
-        alpha, sigma = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
-        noisy = sigma / (alpha + sigma)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        noisy = sigma**2 / (alpha**2 + sigma**2)
         shapes = {
             "even": torch.ones_like(t), "noisy": noisy, "clean": 1 - noisy, "middle": 4 * noisy * (1 - noisy),
         }  # fmt: skip
-        return self.noise * shapes[self.shape]
+        return self.rate * shapes[self.shape]
 
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
@@ -69,6 +70,6 @@ class SDE(Sampler):
         if s == 0 or not self.stochastic:
             return schedule.alpha(s) * x + schedule.sigma(s) * eps
         h = (schedule.log_snr(s) - schedule.log_snr(t)) / 2
-        rho = torch.exp(-h * (self.rate(schedule, t) + self.rate(schedule, s)) / 2)
+        rho = torch.exp(-h * (self.rates(schedule, t) + self.rates(schedule, s)) / 2)
         fresh = rho * eps + (1 - rho**2).sqrt() * noise()
         return schedule.alpha(s) * x + schedule.sigma(s) * fresh

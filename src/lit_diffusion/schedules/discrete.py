@@ -59,7 +59,7 @@ class DiscreteSchedule(Schedule):
         return entries.maximum(places.flip(0)) / self.steps  # ... with room for those that follow
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
-        entries = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        entries = torch.arange(1, self.steps + 1, dtype=torch.float64, device=log_snr.device) / self.steps
         nearest = (self.log_snr(entries) - log_snr.reshape(-1, 1)).abs().argmin(1)
         return entries[nearest].reshape(log_snr.shape)
 

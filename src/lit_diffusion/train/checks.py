@@ -18,7 +18,9 @@ from lit_diffusion.common.errors import (
     is_number,
 )
 from lit_diffusion.conditions import Paired
+from lit_diffusion.couplings import Independent, Semidiscrete, check_labels_of
 from lit_diffusion.denoiser import NetworkDenoiser
+from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.trainer_checks import check_trainer
@@ -139,6 +141,21 @@ def check_augment(module: LitDiffusion) -> None:
         )
 
 
+def check_coupling(module: LitDiffusion) -> None:
+    """Raise ConfigError for a coupling that can't go with the labels, the augmentation or the condition."""
+    check_labels_of(module.coupling, module.denoiser.num_classes)
+    if isinstance(module.coupling, Semidiscrete) and module.augment is not None:
+        raise ConfigError(
+            "coupling is Semidiscrete, which compares noise with the images as they are, but there is an "
+            "augment: leave one of them out"
+        )
+    if not isinstance(module.coupling, Independent) and module.denoiser.condition_channels:
+        raise ConfigError(
+            f"coupling is {type(module.coupling).__name__}, but images condition the network, and each would "
+            "have noise of its own in training, but any in sampling: choose coupling=independent"
+        )
+
+
 def check_weighting(module: LitDiffusion) -> None:
     """Raise ConfigError for a weighting that weighs an end of the path 0, or infinitely."""
     schedule, prediction = module.denoiser.schedule, module.denoiser.prediction
@@ -219,12 +236,13 @@ def trial(
     return f"it makes {tuple(output.shape)} of {tuple(x.shape)}" if output.shape != x.shape else None
 
 
-def check_guidance(scale: float, label_dropout: float) -> None:
+def check_guidance(guidance: Guidance, label_dropout: float) -> None:
     """Raise ConfigError for guidance by a model that never learns what no label means."""
-    if scale not in (0, 1) and label_dropout == 0:
+    uses_null = guidance.scale != 1 or guidance.acts_at_1
+    if uses_null and guidance.scale != 0 and label_dropout == 0:
         raise ConfigError(
-            f"module.label_dropout is 0, but guidance.scale is {scale:g}, which needs a model that has "
-            "learnt the null label: choose module.label_dropout=0.1"
+            f"module.label_dropout is 0, but guidance.scale is {guidance.scale:g}, which needs a model that "
+            "has learnt the null label: choose module.label_dropout=0.1"
         )
 
 

@@ -30,7 +30,8 @@ class LitDiffusion(L.LightningModule):
 
     All randomness of a step (times, noise, dropped labels, dropout) is a function of (seed, step),
     so that a resumed run is the straight run. Times and noise are drawn for the global batch and
-    each process takes its share: n processes take the steps of one with an n-fold batch.
+    each process takes its share: n processes take the steps of one with an n-fold batch, but for the
+    couplings of a process's own batch.
 
     Args:
         denoiser: network, schedule and prediction.
@@ -116,8 +117,9 @@ class LitDiffusion(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, other = batch
         (t, weight), eps, uniform = self._draw(x, *self._step_key(batch_idx))
-        x, other, eps = self.coupling(x, other, eps)
         x, told = self._augmented(x, *self._step_key(batch_idx))
+        with torch.autocast(x.device.type, enabled=False):  # half precision would pair others
+            x, other, eps = self.coupling(x, other, eps)
         y = self.condition_of(x, other)
         if y is not None:
             y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)

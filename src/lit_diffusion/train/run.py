@@ -23,7 +23,7 @@ from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
 from lit_diffusion.conditions import ImageCondition, check_condition
-from lit_diffusion.couplings import Coupling, check_labels_of
+from lit_diffusion.couplings import Coupling
 from lit_diffusion.data.augment import Augment
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.data.measured import measured
@@ -36,6 +36,7 @@ from lit_diffusion.train.callbacks.stopping import StopOnSignal, Stopped
 from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
 from lit_diffusion.train.checks import (
     check_augment,
+    check_coupling,
     check_guidance,
     check_labels,
     check_lr_scheduler,
@@ -153,12 +154,13 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_condition(module.condition, module.denoiser.condition_channels, datamodule.image_shape)
     check_augment(module)
     check_weighting(module)
-    check_labels_of(module.coupling, module.denoiser.num_classes)
+    check_coupling(module)
+    module.times.check(module.denoiser.schedule)
     check_network(module.denoiser, datamodule.image_shape)
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
     guidance.applied(module.denoiser)
-    check_guidance(guidance.scale, module.label_dropout)
+    check_guidance(guidance, module.label_dropout)
     callbacks = build_callbacks(cfg, module, datamodule)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
     rank_zero_only.rank = trainer.global_rank  # not what another launcher left in the environment

@@ -1,5 +1,6 @@
 """Averages of the weights from which one of any length can be made after the training."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.weights import write_weights
 from lit_diffusion.train.module import LitDiffusion
 
+LARGEST = 65504.0  # number in float16
+
 
 class PowerEMA(L.Callback):
     """Keeps averages of the network of two lengths, and writes them every so many steps (EDM2, section 3.2).
 
     ``lit_diffusion.sample ckpt=PATH ema=0.1`` makes that of another length of them.
+
+    A run that goes on from a checkpoint without them begins as if all its steps had had these weights.
 
     Args:
         dirpath: folder of the files, ``averages`` beside ``checkpoints``.
@@ -39,6 +44,8 @@ class PowerEMA(L.Callback):
         self.averages: list[dict[str, Tensor]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
+        if trainer.is_global_zero:
+            self._bring_files(trainer.ckpt_path)
         weights = weights_of(pl_module)
         kept = self.averages or [weights] * len(self.lengths)
         self.averages = [
@@ -62,22 +69,38 @@ class PowerEMA(L.Callback):
         self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "averages": self.averages}
+        return {"updates": self.updates, "averages": self.averages, "lengths": list(self.lengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if tuple(state["lengths"]) != self.lengths:
+            raise ConfigError(
+                f"callbacks.power_ema.lengths is {list(self.lengths)}, but the run began with "
+                f"{state['lengths']}: choose these"
+            )
         self.updates = state["updates"]
         self.averages = state["averages"]
+
+    def _bring_files(self, ckpt: str | Path | None) -> None:
+        """Copy what a run that goes on kept so far from beside its checkpoint, and delete what came after."""
+        folder = Path(self.dirpath)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = Path(ckpt).resolve().parent.parent / folder.name if ckpt else folder
+        for path in sorted(before.glob("*.safetensors")):
+            if int(path.stem) <= self.updates and not (folder / path.name).exists():
+                shutil.copy(path, folder)
+        for path in folder.glob("*.safetensors"):
+            if int(path.stem) > self.updates:
+                path.unlink()
 
     def _write(self, trainer: L.Trainer) -> None:
         if not trainer.is_global_zero or not self.updates:
             return
-        folder = Path(self.dirpath)
-        folder.mkdir(parents=True, exist_ok=True)
         named = {
             f"{k}/{name}": w.cpu() for k, average in enumerate(self.averages) for name, w in average.items()
         }
-        path = folder / f"{self.updates:08d}.safetensors"
-        write_weights(path, named, {"lengths": list(self.lengths)}, "float16")
+        fits = all(w.abs().max() < LARGEST for w in named.values())
+        path = Path(self.dirpath, f"{self.updates:08d}.safetensors")
+        write_weights(path, named, {"lengths": list(self.lengths)}, "float16" if fits else "float32")
 
 
 def weights_of(module: LitDiffusion) -> dict[str, Tensor]:
