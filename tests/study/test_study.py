@@ -394,16 +394,11 @@ def test_samples_of_the_same_name_are_looked_at(tmp_path, calls):
 
 
 STUDIES = sorted(path.stem for path in Path(CONFIG_DIR, "study").glob("*.yaml"))
-LONG = (
-    "objectives",
-    "prediction_by_network",
-    "quickstart",
-    "methods",
-)  # to compose: a third of a second a choice
+SHORT = ("guidance", "record", "recipes")  # to compose, a third of a second for each choice
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in STUDIES]
+    "name", [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.slow]) for name in STUDIES]
 )
 def test_the_studies_that_ship(config, name, tmp_path):
     """All their choices mean something, each something else."""

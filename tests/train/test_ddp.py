@@ -42,7 +42,10 @@ def alone(trained):
     return trained("one", [str(ROOT / "train.py")], "trainer=cpu", *batch)
 
 
-@pytest.mark.parametrize("command", [[str(ROOT / "train.py")], ["lit-diffusion", "train"]])
+@pytest.mark.parametrize(
+    "command",
+    [[str(ROOT / "train.py")], pytest.param(["lit-diffusion", "train"], marks=pytest.mark.slow)],
+)
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(trained, alone, command):
     """Plain gradient descent, so that the weights are the gradients' sum; each command starts itself anew,
     lit-diffusion as python -m."""

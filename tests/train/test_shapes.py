@@ -24,7 +24,7 @@ FEWER_BLOCKS = {  # the exporter takes a second per block
     "fc_unet": [],
 }
 # One shape of the quicker networks in every run of the suite, all others in make test-slow.
-QUICK = ("small_unet", "convnext_unet", "dit")
+QUICK = ("small_unet", "dit")
 CASES = [
     pytest.param(model, shape, marks=[] if shape == (3, 32, 48) and model in QUICK else pytest.mark.slow)
     for shape in ((3, 32, 48), (1, 28, 28), (3, 32, 32), (3, 64, 64))

@@ -131,7 +131,9 @@ def test_a_resumed_run_goes_on_in_its_wandb_run(trained, tmp_path):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        pytest.param(
+            {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, marks=pytest.mark.slow
+        ),
         {"WANDB_MODE": "online"},
     ],
 )
