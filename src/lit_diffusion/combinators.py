@@ -120,10 +120,9 @@ class Rescheduled(Combinator):
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         old, t = self.denoiser.schedule, self.schedule.inside(t)
         t_old = old.inside(old.at_log_snr(self.schedule.log_snr(t.double()))).to(t)
-        alpha, sigma = self.schedule.alpha_sigma(t, x_t)
-        scale = (old.alpha_sigma(t_old, x_t)[1] / sigma).to(x_t)
-        x, _, var_weight = self.denoiser(scale * x_t, t_old, y)
-        return Estimate(x, (x_t - alpha * x) / sigma, var_weight)
+        (_, sigma_old), (_, sigma) = old.alpha_sigma(t_old, x_t), self.schedule.alpha_sigma(t, x_t)
+        x, _, var_weight = self.denoiser(sigma_old / sigma * x_t, t_old, y)
+        return self.from_x(x, x_t, t, var_weight)
 
 
 class Restored(Combinator):

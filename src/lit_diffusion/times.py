@@ -54,7 +54,23 @@ class Uniform(Times):
         return schedule.at_share(uniform(n, generator))
 
 
-class LogitNormal(Times):
+class Normal(Times, ABC):
+    """Times made of N(mean, std^2)."""
+
+    def __init__(self, mean: float, std: float):
+        super().__init__()
+        check_number("times.mean", mean, least=-20, most=20)
+        check_number("times.std", std, least=1e-3, most=100)
+        self.mean = mean
+        self.std = std
+
+    def numbers(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n of these numbers, in float32 whatever the default dtype is."""
+        drawn = torch.randn(n, generator=generator, device=generator.device, dtype=torch.float32)
+        return self.mean + self.std * drawn
+
+
+class LogitNormal(Normal):
     """The sigmoid of N(mean, std^2), which favours the middle (Esser et al. 2024, equation 19).
 
     Args:
@@ -63,17 +79,13 @@ class LogitNormal(Times):
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0):
-        super().__init__()
-        check_number("times.mean", mean, least=-20, most=20)
-        check_number("times.std", std, least=1e-3, most=100)
-        self.mean = mean
-        self.std = std
+        super().__init__(mean, std)
 
     def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
-        return schedule.at_share(torch.sigmoid(self.mean + self.std * normal(n, generator)))
+        return schedule.at_share(torch.sigmoid(self.numbers(n, generator)))
 
 
-class LogNormal(Times):
+class LogNormal(Normal):
     """Noise levels sigma / alpha whose logarithm is N(mean, std^2) (Karras et al. 2022, table 1).
 
     Args:
@@ -81,18 +93,14 @@ class LogNormal(Times):
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2):
-        super().__init__()
-        check_number("times.mean", mean, least=-20, most=20)
-        check_number("times.std", std, least=1e-3, most=100)
-        self.mean = mean
-        self.std = std
+        super().__init__(mean, std)
 
     def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
-        log_noise = self.mean + self.std * normal(n, generator)
+        log_noise = self.numbers(n, generator)
         return schedule.inside(schedule.at_log_snr(-2 * log_noise).to(log_noise))
 
 
-class Importance(Times):
+class Importance(Uniform):
     """Times in proportion to the root of the mean squared loss there (Nichol and Dhariwal 2021, equation 18).
 
     The loss of each is divided by how much more often it is drawn than uniformly, so that the mean loss stays
@@ -138,9 +146,6 @@ class Importance(Times):
         share = (chosen + uniform(n, generator)) / self.bins
         return Drawn(schedule.at_share(share), 1 / (self.bins * p[chosen]))
 
-    def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
-        return schedule.at_share(uniform(n, generator))
-
     @torch.no_grad()
     def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         share = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
@@ -156,8 +161,3 @@ class Importance(Times):
 def uniform(n: int, generator: torch.Generator) -> Tensor:
     """Draw n numbers, uniform in [0, 1), in float32 whatever the default dtype is."""
     return torch.rand(n, generator=generator, device=generator.device, dtype=torch.float32)
-
-
-def normal(n: int, generator: torch.Generator) -> Tensor:
-    """Draw n standard normal numbers, in float32."""
-    return torch.randn(n, generator=generator, device=generator.device, dtype=torch.float32)

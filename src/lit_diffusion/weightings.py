@@ -58,7 +58,7 @@ class MinSNR(Weighting):
         return log_snr.exp().clamp(max=self.gamma)
 
 
-class SoftMinSNR(Weighting):
+class SoftMinSNR(MinSNR):
     """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT).
 
     Args:
@@ -66,9 +66,7 @@ class SoftMinSNR(Weighting):
     """
 
     def __init__(self, gamma: float = 4.0):
-        super().__init__()
-        check_number("weighting.gamma", gamma, least=1e-6, most=1e6)
-        self.gamma = gamma
+        super().__init__(gamma)
 
     def on_x(self, log_snr: Tensor) -> Tensor:
         snr = log_snr.exp()

@@ -114,8 +114,8 @@ MUTANTS = {
     ),
     "times: logit-normal without its mean": Mutant(
         "times.py",
-        "torch.sigmoid(self.mean + self.std * normal",
-        "torch.sigmoid(self.std * normal",
+        "return self.mean + self.std * drawn",
+        "return self.std * drawn",
         "maths/test_times.py",
     ),
     "fc_unet: time scales and label shifts": Mutant(
@@ -189,14 +189,14 @@ MUTANTS = {
     ),
     "rescheduled: not scaled": Mutant(
         "combinators.py",
-        "self.denoiser(scale * x_t, t_old, y)",
+        "self.denoiser(sigma_old / sigma * x_t, t_old, y)",
         "self.denoiser(x_t, t_old, y)",
         "maths/test_oracle.py",
     ),
     "rescheduled: at the new path's time": Mutant(
         "combinators.py",
-        "self.denoiser(scale * x_t, t_old, y)",
-        "self.denoiser(scale * x_t, t, y)",
+        "self.denoiser(sigma_old / sigma * x_t, t_old, y)",
+        "self.denoiser(sigma_old / sigma * x_t, t, y)",
         "maths/test_oracle.py",
     ),
     "times: log-normal in log-SNR": Mutant("times.py", "-2 * log_noise", "-log_noise", TIMES),
@@ -295,7 +295,7 @@ MUTANTS = {
         "samplers/inversion.py", "pairwise(times.flip(0))", "pairwise(times)", INVERSE
     ),
     "inversion: the first estimate twice": Mutant(
-        "samplers/inversion.py", "d_sigma * (eps_s + eps_end) / 2", "d_sigma * eps_s", INVERSE
+        "samplers/heun.py", "d_sigma * (eps + eps_end) / 2", "d_sigma * eps", INVERSE
     ),
     "restored: Tweedie without alpha": Mutant(
         "combinators.py", "sigma**2 / alpha * gradient", "sigma**2 * gradient", INVERSE

@@ -113,9 +113,10 @@ def unclear_override(verb: str, override: str) -> str | None:
     if key in ("hydra.run.dir", "hydra.sweep.dir") and (not value or Path(value).is_file()):
         return f"{key} is {value!r}: give the path of a folder"
     if Path(CONFIG_DIR, group := key.lstrip("~")).is_dir():
-        if group in optional_groups(verb):
-            return f"{key} is null: for none write ~{group}" if value == "null" else None
-        left_out = value in ("", "null") if equals else key.startswith("~")
+        optional = group in optional_groups(verb)
+        if optional and value == "null":
+            return f"{key} is null: for none write ~{group}"
+        left_out = value in ("", "null") if equals else key.startswith("~") and not optional
         if left_out or re.fullmatch(r"[-+]?[\d.]+|true|false", value, re.IGNORECASE):
             choices = ", ".join(path.stem for path in config_files(group))
             return f"{group} is {value or 'null'}: choose one of {choices}, or leave it as it was"

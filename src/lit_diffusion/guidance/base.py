@@ -129,11 +129,7 @@ class Guidance:
         Raises:
             ConfigError: the node isn't such a mapping, or a value is outside its range.
         """
-        own = {
-            key: value
-            for key, value in (own or {}).items()
-            if value is not None and not key.startswith("bad")
-        }
+        own = {key: value for key, value in (own or {}).items() if value is not None}
         given = node if isinstance(node, Mapping) else {}
         method = given.get("method") or own.get("method") or Guidance.method
         if not isinstance(method, str) or method not in Guidance.methods:
@@ -145,8 +141,8 @@ class Guidance:
                 f"guidance is {node}: give its keys, {', '.join(keys)}, such as guidance.scale=2"
             )
         before = Guidance.methods.get(str(own.get("method", Guidance.method)), Guidance)
-        inherited = {} if before.scale_means != kind.scale_means else own
-        inherited = {key: value for key, value in inherited.items() if key not in kind.places}
+        inherits = before.scale_means == kind.scale_means
+        inherited = {key: value for key, value in own.items() if inherits and key not in kind.places}
         settings = {**inherited, **{key: value for key, value in given.items() if value is not None}}
         return kind(**{key: settings[key] for key in keys if key in settings})
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,7 @@ class AugmentEmbedding(nn.Module):
 
 
 MOST_PLAIN_PIXELS = 256
+Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class SelfAttention(nn.Module):
@@ -205,3 +207,11 @@ def attention_levels(
             f"from {', '.join(map(str, dict.fromkeys(heights)))}, or null"
         )
     return [height in attention_at for height in heights]
+
+
+def zero_init(layer: Layer) -> Layer:
+    """Return the layer with zero weights, so that its output is zero at the start of training."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

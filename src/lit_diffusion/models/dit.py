@@ -15,6 +15,7 @@ from lit_diffusion.models.blocks import (
     input_channels,
     sinusoidal,
     with_condition,
+    zero_init,
 )
 
 BASE = 100.0  # of the geometric row of rotary wavelengths, over 2 pi, in patches
@@ -82,9 +83,7 @@ class DiT(nn.Module):
         self.register_buffer("rotation", rotation(height, length, width // heads), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, expansion * width, dropout) for _ in range(depth)])
         self.norm_out = Modulated(width, parts=2)
-        self.out = nn.ConvTranspose2d(width, channels, patch, stride=patch)
-        for p in self.out.parameters():
-            nn.init.zeros_(p)
+        self.out = zero_init(nn.ConvTranspose2d(width, channels, patch, stride=patch))
 
     def forward(
         self, x_t: Tensor, time_input: Tensor, y: Tensor | None = None, augment: Tensor | None = None
@@ -121,9 +120,7 @@ class Modulated(nn.Module):
         super().__init__()
         self.parts = parts
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(width, parts * width)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = zero_init(nn.Linear(width, parts * width))
 
     def forward(self, h: Tensor, emb: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return tokens (B, N, width), scaled and shifted, and their gate (B, 1, width)."""

@@ -18,6 +18,7 @@ from lit_diffusion.models.blocks import (
     input_channels,
     sinusoidal,
     with_condition,
+    zero_init,
 )
 
 
@@ -186,11 +187,3 @@ class Up(nn.Sequential):
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__(nn.Conv2d(c_in, 4 * c_out, 1), nn.PixelShuffle(2))
-
-
-def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return the convolution with zero weights, so that its output is zero at the start of training."""
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv

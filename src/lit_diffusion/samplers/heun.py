@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from lit_diffusion.denoiser import Labelled
+from lit_diffusion.denoiser import Denoiser, Labelled
+from lit_diffusion.predictions import Estimate
 from lit_diffusion.samplers.base import History, Noise, Sampler
 
 
@@ -25,13 +26,25 @@ class Heun(Sampler):
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, history: History, denoiser: Labelled, noise: Noise
     ) -> Tensor:
-        schedule = denoiser.schedule
-        d_alpha = schedule.alpha(s) - schedule.alpha(t)
-        d_sigma = schedule.sigma(s) - schedule.sigma(t)
+        return trapezoid(denoiser, history[-1].estimate, x_t, t, s)
 
-        x, eps, _ = history[-1].estimate
-        x_s = x_t + d_alpha * x + d_sigma * eps
-        if s == 0:
-            return x_s
-        x_end, eps_end, _ = denoiser(x_s, s.expand(len(x_s)))
-        return x_t + d_alpha * (x + x_end) / 2 + d_sigma * (eps + eps_end) / 2
+
+def trapezoid(denoiser: Denoiser, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Return x_s on the flow's ODE through x_t, s being earlier or later than t, by Heun's method.
+
+    Args:
+        denoiser: with its condition.
+        estimate: its estimate at (x_t, t).
+        x_t: images at time t, (B, C, H, W).
+        t, s: scalars.
+    """
+    schedule = denoiser.schedule
+    d_alpha = schedule.alpha(s) - schedule.alpha(t)
+    d_sigma = schedule.sigma(s) - schedule.sigma(t)
+
+    x, eps, _ = estimate
+    x_s = x_t + d_alpha * x + d_sigma * eps
+    if s == 0:
+        return x_s
+    x_end, eps_end, _ = denoiser(x_s, s.expand(len(x_s)))
+    return x_t + d_alpha * (x + x_end) / 2 + d_sigma * (eps + eps_end) / 2

@@ -12,9 +12,8 @@ from torch import Tensor
 from lit_diffusion.averages import exponent, kept_share
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.weights import write_weights
+from lit_diffusion.train.callbacks.ema import float_tensors
 from lit_diffusion.train.module import LitDiffusion
-
-LARGEST = 65504.0  # number in float16
 
 
 class PowerEMA(L.Callback):
@@ -46,7 +45,7 @@ class PowerEMA(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: LitDiffusion) -> None:
         if trainer.is_global_zero:
             self._bring_files(trainer.ckpt_path)
-        weights = weights_of(pl_module)
+        weights = float_tensors(pl_module.denoiser.network)
         kept = self.averages or [weights] * len(self.lengths)
         self.averages = [
             {name: average[name].clone().to(w.device, torch.float32) for name, w in weights.items()}
@@ -59,7 +58,7 @@ class PowerEMA(L.Callback):
         if trainer.global_step == self.updates:
             return
         self.updates = trainer.global_step
-        weights = [weight.float() for weight in weights_of(pl_module).values()]
+        weights = [weight.float() for weight in float_tensors(pl_module.denoiser.network).values()]
         for gamma, average in zip(self.exponents, self.averages, strict=True):
             torch._foreach_lerp_(list(average.values()), weights, 1 - kept_share(self.updates, gamma))
         if self.updates % self.every_n_train_steps == 0:
@@ -98,12 +97,6 @@ class PowerEMA(L.Callback):
         named = {
             f"{k}/{name}": w.cpu() for k, average in enumerate(self.averages) for name, w in average.items()
         }
-        fits = all(w.abs().max() < LARGEST for w in named.values())
+        fits = all(w.abs().max() < torch.finfo(torch.float16).max for w in named.values())
         path = Path(self.dirpath, f"{self.updates:08d}.safetensors")
         write_weights(path, named, {"lengths": list(self.lengths)}, "float16" if fits else "float32")
-
-
-def weights_of(module: LitDiffusion) -> dict[str, Tensor]:
-    """Return the network's floating-point weights: live, not copied."""
-    state = module.denoiser.network.state_dict()
-    return {name: weight for name, weight in state.items() if weight.is_floating_point()}
