@@ -7,6 +7,7 @@ one over about the last fifth of the training, however long that was.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,14 @@ from lit_diffusion.common.weights import read_weights
 
 LONGEST = 0.28  # of a power function that grows; all steps alike have 0.289
 MOST_LACKING = 0.05  # of a profile that is made of others
+
+
+class Kept(NamedTuple):
+    """An average that a run kept: its weights by name, and its profile."""
+
+    weights: dict[str, Tensor]
+    step: int
+    gamma: float
 
 
 def exponent(length: float, key: str) -> float:
@@ -89,20 +98,14 @@ def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
             "with callbacks=power_ema, or leave ema out"
         )
     try:
-        files = [read_weights(path) for path in paths]
-        kept = [
-            (k, number, int(path.stem), exponent(known, "lengths"))
-            for k, (path, (_, metadata)) in enumerate(zip(paths, files, strict=True))
-            for number, known in enumerate(metadata["lengths"])
-        ]
-        shares, lacking = combination([a[2] for a in kept], [a[3] for a in kept], int(paths[-1].stem), gamma)
+        kept = [average for path in paths for average in averages_in(path)]
+        steps, gammas = [average.step for average in kept], [average.gamma for average in kept]
+        shares, lacking = combination(steps, gammas, steps[-1], gamma)
         total: dict[str, Tensor] = {}
-        for share, (k, number, _, _) in zip(shares, kept, strict=True):
-            for name, weight in files[k][0].items():
-                if name.startswith(f"{number}/"):
-                    name = name.partition("/")[2]
-                    total[name] = total.get(name, 0) + float(share) * weight
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        for share, average in zip(shares.tolist(), kept, strict=True):
+            for name, weight in average.weights.items():
+                total[name] = total.get(name, 0) + share * weight
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder} holds a file that is no average ({error}): delete it") from None
     if lacking > MOST_LACKING:
         raise ConfigError(
@@ -111,3 +114,13 @@ def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
             "callbacks.power_ema.every_n_train_steps"
         )
     return total
+
+
+def averages_in(path: Path) -> list[Kept]:
+    """Return the averages in a file of ``PowerEMA``, whose weights are named NUMBER/NAME."""
+    weights, metadata = read_weights(path)
+    averages = [Kept({}, int(path.stem), exponent(length, "lengths")) for length in metadata["lengths"]]
+    for name, weight in weights.items():
+        number, _, name = name.partition("/")
+        averages[int(number)].weights[name] = weight
+    return averages

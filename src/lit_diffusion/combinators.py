@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from lit_diffusion.common.errors import ConfigError
-from lit_diffusion.common.tensors import per_image
+from lit_diffusion.common.tensors import dot, per_image
 from lit_diffusion.denoiser import Combinator, Denoiser
 from lit_diffusion.predictions import Estimate
 from lit_diffusion.schedules import Schedule
@@ -180,10 +180,6 @@ class Restored(Combinator):
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """Return v with matrix(v) about b, (B, ...), each of the batch by itself (Hestenes and Stiefel 1952)."""
-
-    def dot(u: Tensor, v: Tensor) -> Tensor:
-        return per_image((u * v).flatten(1).sum(1), u)
-
     v, rest = torch.zeros_like(b), b
     direction, size = b, dot(b, b)
     for _ in range(iterations):

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from lit_diffusion.common import rng
-from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
+from lit_diffusion.common.errors import check_number, check_whole_number
 from lit_diffusion.common.log import log
 from lit_diffusion.data.image_set import ImageSet, converted
 
@@ -164,17 +164,3 @@ def cheapest(x: Tensor, eps: Tensor) -> Tensor:
     products = x.flatten(1).double() @ eps.flatten(1).double().T  # |x - e|^2 = |x|^2 - 2 x e + |e|^2
     _, order = linear_sum_assignment(products.cpu().numpy(), maximize=True)
     return torch.from_numpy(order).to(x.device)
-
-
-def check_labels_of(coupling: Coupling, num_classes: int) -> None:
-    """Raise ConfigError for a coupling by labels of a network without any; warn of one that ignores them."""
-    if num_classes and isinstance(coupling, (MinibatchOT, Semidiscrete)):
-        log.warning(
-            f"coupling is {type(coupling).__name__}, by which each label has noise of its own in training, "
-            "but any in sampling: coupling=class_ot has none of it"
-        )
-    if coupling.by_label and not num_classes:
-        raise ConfigError(
-            f"coupling is {type(coupling).__name__}, but the network is told no labels: choose "
-            "coupling=minibatch_ot, or a model with labels, model.num_classes='${data.num_classes}'"
-        )

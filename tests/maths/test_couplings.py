@@ -5,7 +5,7 @@ import torch
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import to_float
-from lit_diffusion.couplings import ClassOT, Independent, MinibatchOT, Semidiscrete, check_labels_of
+from lit_diffusion.couplings import ClassOT, Independent, MinibatchOT, Semidiscrete
 from lit_diffusion.data.image_set import ImageSet
 
 
@@ -115,12 +115,6 @@ def test_a_resumed_search_is_read_and_not_made_again():
     again.prepare(ImageSet(images, torch.zeros(9, dtype=torch.int64), torch.arange(9)), 0, resumed=True)
     again.load_state_dict(first.state_dict())
     assert torch.equal(again.potentials, first.potentials) and first.potentials.any()
-
-
-def test_labels_are_needed():
-    with pytest.raises(ConfigError, match="told no labels"):
-        check_labels_of(ClassOT(), 0)
-    check_labels_of(MinibatchOT(), 0)
 
 
 @pytest.mark.parametrize("mistake", [{"iterations": 0}, {"batch_size": 0}, {"rate": 0.0}])

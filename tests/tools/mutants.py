@@ -266,8 +266,8 @@ MUTANTS = {
     ),
     "cfg-zero: the other way round": Mutant(
         "guidance/cfg_zero.py",
-        "(a * uncond).flatten(1).sum(1) for a in (cond, uncond)",
-        "(a * cond).flatten(1).sum(1) for a in (uncond, cond)",
+        "dot(uncond, uncond).clamp",
+        "dot(cond, cond).clamp",
         METHODS,
     ),
     "cfg-zero: still at the end": Mutant(
@@ -305,7 +305,7 @@ MUTANTS = {
         "combinators.py", "self.observed.to(seen) - seen.detach()", "self.observed.to(seen)", INVERSE
     ),
     "conjugate gradients: over the whole batch": Mutant(
-        "combinators.py", "per_image((u * v).flatten(1).sum(1), u)", "(u * v).sum()", INVERSE
+        "common/tensors.py", "per_image((a * b).flatten(1).sum(1), a)", "(a * b).sum()", INVERSE
     ),
     "averages: of another length": Mutant("averages.py", "12 - length**-2", "12 + length**-2", AVERAGES),
     "averages: the share that stays": Mutant(

@@ -1,4 +1,4 @@
-"""Shapes of tensors."""
+"""Small functions of a batch of images."""
 
 from torch import Tensor
 
@@ -6,3 +6,8 @@ from torch import Tensor
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Return values (B,) as (B, 1, 1, 1), to be broadcast against images ``like`` (B, C, H, W)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each image of a with that of b, (B, 1, 1, 1) for images (B, C, H, W)."""
+    return per_image((a * b).flatten(1).sum(1), a)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_diffusion.common.errors import check_number
-from lit_diffusion.common.tensors import per_image
+from lit_diffusion.common.tensors import dot, per_image
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.predictions import Estimate
@@ -29,7 +29,7 @@ class ProjectedGuided(Guided):
             norm = per_image(difference.flatten(1).norm(dim=1), difference)
             difference = difference * (self.guidance.norm / norm.clamp(min=1e-12)).clamp(max=1)
         direction = F.normalize(better.x.flatten(1), dim=1).reshape(x_t.shape)
-        parallel = per_image((difference * direction).flatten(1).sum(1), x_t) * direction
+        parallel = dot(difference, direction) * direction
         kept = difference - (1 - self.guidance.parallel) * parallel
         return self.from_x(better.x + (self.guidance.scale - 1) * kept, x_t, t, better.var_weight)
 

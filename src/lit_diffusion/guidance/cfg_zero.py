@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_number
-from lit_diffusion.common.tensors import per_image
+from lit_diffusion.common.tensors import dot, per_image
 from lit_diffusion.denoiser import Denoiser
 from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.predictions import Estimate, Velocity
@@ -31,8 +31,7 @@ class ZeroGuided(Guided):
 
     def _combined(self, better: Estimate, worse: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
         cond, uncond = (estimate.eps - estimate.x for estimate in (better, worse))
-        dot, square = ((a * uncond).flatten(1).sum(1) for a in (cond, uncond))
-        nearest = per_image(dot / square.clamp(min=1e-12), x_t) * uncond
+        nearest = dot(cond, uncond) / dot(uncond, uncond).clamp(min=1e-12) * uncond
         velocity = nearest + self.guidance.scale * (cond - nearest)
         velocity = torch.where(per_image(t > 1 - self.guidance.still, x_t), 0, velocity)
         alpha, sigma = self.schedule.alpha_sigma(self.schedule.inside(t), x_t)

@@ -17,8 +17,9 @@ from lit_diffusion.common.errors import (
     check_whole_number,
     is_number,
 )
+from lit_diffusion.common.log import log
 from lit_diffusion.conditions import Paired
-from lit_diffusion.couplings import Independent, Semidiscrete, check_labels_of
+from lit_diffusion.couplings import Independent, MinibatchOT, Semidiscrete
 from lit_diffusion.denoiser import NetworkDenoiser
 from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
@@ -143,15 +144,25 @@ def check_augment(module: LitDiffusion) -> None:
 
 def check_coupling(module: LitDiffusion) -> None:
     """Raise ConfigError for a coupling that can't go with the labels, the augmentation or the condition."""
-    check_labels_of(module.coupling, module.denoiser.num_classes)
-    if isinstance(module.coupling, Semidiscrete) and module.augment is not None:
+    coupling, num_classes = module.coupling, module.denoiser.num_classes
+    if coupling.by_label and not num_classes:
+        raise ConfigError(
+            f"coupling is {type(coupling).__name__}, but the network is told no labels: choose "
+            "coupling=minibatch_ot, or a model with labels, model.num_classes='${data.num_classes}'"
+        )
+    if isinstance(coupling, (MinibatchOT, Semidiscrete)) and num_classes:
+        log.warning(
+            f"coupling is {type(coupling).__name__}, by which each label has noise of its own in training, "
+            "but any in sampling: coupling=class_ot has none of it"
+        )
+    if isinstance(coupling, Semidiscrete) and module.augment is not None:
         raise ConfigError(
             "coupling is Semidiscrete, which compares noise with the images as they are, but there is an "
             "augment: leave one of them out"
         )
-    if not isinstance(module.coupling, Independent) and module.denoiser.condition_channels:
+    if not isinstance(coupling, Independent) and module.denoiser.condition_channels:
         raise ConfigError(
-            f"coupling is {type(module.coupling).__name__}, but images condition the network, and each would "
+            f"coupling is {type(coupling).__name__}, but images condition the network, and each would "
             "have noise of its own in training, but any in sampling: choose coupling=independent"
         )
 
