@@ -19,8 +19,7 @@ Runs = str | Sequence[str] | None
 
 def loss(run: Runs) -> tuple[Figure, str]:
     """Draw training and validation loss over steps, of one run or several."""
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure()
     folders = listed(run)
     for k, folder in enumerate(folders):
         metrics = read_metrics(folder)
@@ -36,8 +35,7 @@ def loss(run: Runs) -> tuple[Figure, str]:
 
 def images_seen(run: Runs) -> tuple[Figure, str]:
     """Draw FID over training images seen, and its floor, of runs with callbacks=evaluation, or of a study."""
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure()
     if isinstance(run, str) and is_study(run):
         runs = runs_of(run)
     else:
@@ -66,59 +64,68 @@ def nfe(run: Runs) -> tuple[Figure, str]:
         raise ConfigError(
             f"{run} has no FID or no network evaluations of some choice: see conf/study/nfe.yaml"
         )
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
-    curves: dict[str, list[tuple[float | None, float]]] = {}
-    for choice, scores in result.choices.items():
-        name, _, number = choice.rpartition("_")
-        name = name if number.isdigit() else choice
-        curves.setdefault(name, []).append((result.nfe[choice], scores["fid"].mean))
-    for name, points in curves.items():
-        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
+    figure, axes = new_figure()
+    for name, points in joined(result).items():
+        evaluations, fids = [result.nfe[choice] for _, choice in points], fids_of(result, points)
+        axes.plot(*zip(*sorted(zip(evaluations, fids, strict=True)), strict=True), ".-", label=name)
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
-    draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
-    return figure, f"from {run}/{STUDY}, n = {result.n:,}"
+    return finished(figure, axes, result, run)
 
 
 def ema_length(run: Runs) -> tuple[Figure, str]:
     """Draw FID over the length of the weights' average; choices "NAME_LENGTH" of one NAME are joined."""
     result = study_at(run, "ema_length")
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for choice, scores in result.choices.items():
-        name, _, length = choice.rpartition("_")
-        if re.fullmatch(r"0\.\d+", length) and "fid" in scores:
-            curves.setdefault(name, []).append((float(length), scores["fid"].mean))
-    if not curves:
+    curves = {name: points for name, points in joined(result).items() if 0 < points[0][0] < 1}
+    if not curves or "fid" not in result.scores:
         raise ConfigError(f"{run} has no FID of choices such as ema_0.1: see conf/study/ema_length.yaml")
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure()
     for name, points in curves.items():
-        axes.plot(*zip(*sorted(points), strict=True), ".-", label=name)
+        axes.plot([length for length, _ in points], fids_of(result, points), ".-", label=name)
     axes.set(xlabel="length of the average, in shares of the training", ylabel="FID")
     axes.set(xscale="log", yscale="log")
-    draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
-    return figure, f"from {run}/{STUDY}, n = {result.n:,}"
+    return finished(figure, axes, result, run)
 
 
 def guidance(run: Runs) -> tuple[Figure, str]:
-    """Draw FID over class accuracy, along the scale; choices "NAME_SCALE" of one NAME are joined in order."""
+    """Draw FID over class accuracy, along the scale; choices "NAME_SCALE" of one NAME are joined."""
     result = study_at(run, "methods")
     if not {"fid", "class_accuracy"} <= {*result.scores}:
         raise ConfigError(f"{run} has no FID or no class accuracy: see conf/study/methods.yaml")
-    figure = Figure((7, 4), layout="constrained")
-    axes = figure.subplots()
-    curves: dict[str, list[tuple[float, float, float]]] = {}
-    for choice, scores in result.choices.items():
-        name, _, scale = choice.rpartition("_")
-        number = float(scale) if re.fullmatch(r"\d+(\.\d+)?", scale) else 0.0
-        point = number, scores["class_accuracy"].mean, scores["fid"].mean
-        curves.setdefault(name if number else choice, []).append(point)
-    for name, points in curves.items():
-        scales, accuracies, fids = zip(*sorted(points), strict=True)
-        axes.plot(accuracies, fids, ".-", label=name)
-        for scale, x, y in zip(scales, accuracies, fids, strict=True):
-            axes.annotate(f"{scale:g}" if scale else "", (x, y), fontsize=7)
+    figure, axes = new_figure()
+    for name, points in joined(result).items():
+        accuracies = [result.choices[choice]["class_accuracy"].mean for _, choice in points]
+        axes.plot(accuracies, fids_of(result, points), ".-", label=name)
+        for (scale, _), place in zip(
+            points, zip(accuracies, fids_of(result, points), strict=True), strict=True
+        ):
+            axes.annotate(f"{scale:g}" if scale else "", place, fontsize=7)
     axes.set(xlabel="class accuracy", ylabel="FID", yscale="log")
+    return finished(figure, axes, result, run)
+
+
+def joined(result: Comparison) -> dict[str, list[tuple[float, str]]]:
+    """Return a study's choices "NAME_NUMBER" under each NAME, in the numbers' order; 0 for one without."""
+    curves: dict[str, list[tuple[float, str]]] = {}
+    for choice in result.choices:
+        found = re.fullmatch(r"(.+)_(\d+(?:\.\d+)?)", choice)
+        name, number = (found[1], float(found[2])) if found else (choice, 0.0)
+        curves.setdefault(name, []).append((number, choice))
+    return {name: sorted(points) for name, points in curves.items()}
+
+
+def fids_of(result: Comparison, points: Sequence[tuple[float, str]]) -> list[float]:
+    """Return the choices' FID, in the mean of the seeds."""
+    return [result.choices[choice]["fid"].mean for _, choice in points]
+
+
+def new_figure() -> tuple[Figure, Axes]:
+    """Return a figure of curves, and its axes."""
+    figure = Figure((7, 4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def finished(figure: Figure, axes: Axes, result: Comparison, run: Runs) -> tuple[Figure, str]:
+    """Draw a study's floor of FID; return the figure, and its source."""
     draw_floor(axes, result.floor["fid"], result.floor.get("fid_in_shares"))
     return figure, f"from {run}/{STUDY}, n = {result.n:,}"
 
