@@ -22,6 +22,7 @@ TINY = {
     "fc_unet": ["model.width=4"],
     "convnext_unet": ["model.width=4", "model.multipliers=[1,1,2]"],
     "dit": ["model.width=16", "model.depth=1", "model.heads=2"],
+    "uvit": ["model.width=16", "model.depth=3", "model.heads=2"],
     "unet2d": ["model.widths=[8,8,8]", "model.blocks=1", "model.groups=4"],
 }
 

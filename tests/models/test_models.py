@@ -105,6 +105,25 @@ def test_dit_starts_at_zero_and_has_a_known_size():
     assert count(network) == 4 * block + ends
 
 
+@pytest.mark.parametrize("depth", [4, 5])
+def test_long_skips_lead_from_the_first_blocks_to_the_last(depth):
+    """A merge that takes the block before alone is none; the last block is given what the first one made."""
+    torch.manual_seed(0)
+    plain, skipping = (DiT(width=16, depth=depth, heads=2, long_skips=skips) for skips in (False, True))
+    for weight in plain.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    skipping.load_state_dict(plain.state_dict(), strict=False)
+    assert len(skipping.merges) == (depth - 1) // 2
+    for merge in skipping.merges:
+        merge.weight.data = torch.cat([torch.eye(16), torch.zeros(16, 16)], dim=1)
+        merge.bias.data.zero_()
+    x, t = torch.randn(2, 1, 28, 28), torch.rand(2)
+    torch.testing.assert_close(skipping(x, t), plain(x, t))
+    skipping.merges[-1].weight.data = torch.cat([torch.zeros(16, 16), torch.eye(16)], dim=1)
+    plain.blocks = torch.nn.ModuleList([plain.blocks[0], plain.blocks[-1]])
+    torch.testing.assert_close(skipping(x, t), plain(x, t))
+
+
 def test_dit_puts_each_patch_back_where_it_was():
     """While its gates are zero no token sees another one."""
     network = DiT(channels=3, image_size=[8, 12], patch_size=4, width=16, depth=1, heads=2)

@@ -242,6 +242,7 @@ MUTANTS = {
     "dit: turned by no angle": Mutant(
         "models/dit.py", "first * sin + second * cos], dim=-1)", "second * sin + first * cos], dim=-1)", DIT
     ),
+    "uvit: skips in the order they were made": Mutant("models/dit.py", "reversed(made[", "iter(made[", DIT),
     "coupling: the dearest pairs": Mutant("couplings.py", "maximize=True", "maximize=False", COUPLINGS),
     "coupling: noise of any label": Mutant(
         "couplings.py", "mine[cheapest(x[mine], eps[mine])]", "cheapest(x, eps)[mine]", COUPLINGS

@@ -21,6 +21,7 @@ FEWER_BLOCKS = {  # the exporter takes a second per block
     "convnext_unet": ["model.multipliers=[1,1]"],
     "unet2d": ["model.widths=[8,8]", "model.attention_at=[]"],
     "dit": [],
+    "uvit": [],
     "fc_unet": [],
 }
 # One shape of the quicker networks in every run of the suite, all others in make test-slow.

@@ -39,6 +39,8 @@ class DiT(nn.Module):
         expansion: hidden features of each block's perceptron, in widths.
         num_classes: labels the network knows; 0 for none.
         dropout: share of the features dropped in each block.
+        long_skips: whether the last block is also given what the first one made, the one before it what the
+            second one made, and so on to the middle (Bao et al. 2023, U-ViT).
         condition_channels: channels of an image that conditions the network, beside x_t; 0 for none.
         augment_width: numbers that tell how an image was augmented; 0 for none.
 
@@ -57,6 +59,7 @@ class DiT(nn.Module):
         expansion: int = 4,
         num_classes: int = 0,
         dropout: float = 0.0,
+        long_skips: bool = False,
         condition_channels: int = 0,
         augment_width: int = 0,
     ):
@@ -82,6 +85,8 @@ class DiT(nn.Module):
         self.patches = nn.Conv2d(input_channels(channels, condition_channels), width, patch, stride=patch)
         self.register_buffer("rotation", rotation(height, length, width // heads), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, expansion * width, dropout) for _ in range(depth)])
+        skips = (depth - 1) // 2 if long_skips else 0
+        self.merges = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(skips)])
         self.norm_out = Modulated(width, parts=2)
         self.out = zero_init(nn.ConvTranspose2d(width, channels, patch, stride=patch))
 
@@ -102,8 +107,13 @@ class DiT(nn.Module):
         h = self.patches(inputs)
         rows, columns = h.shape[2:]
         h = h.flatten(2).transpose(1, 2)  # (B, tokens, width)
-        for block in self.blocks:
+        made, up = [], len(self.blocks) - len(self.merges)
+        for block in self.blocks[:up]:
             h = block(h, emb, self.rotation)
+            made.append(h)
+        skips = reversed(made[: len(self.merges)])
+        for merge, block, skip in zip(self.merges, self.blocks[up:], skips, strict=True):
+            h = block(merge(torch.cat([h, skip], dim=2)), emb, self.rotation)
         h, _ = self.norm_out(h, emb)
         return self.out(h.transpose(1, 2).unflatten(2, (rows, columns)))
 
