@@ -24,11 +24,20 @@ UNREADABLE = (  # raised for a file that is none, or a damaged one
     RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError,
     pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
+SHIPPED = {name: Path(__file__).parent / "trained" / f"{name}.safetensors" for name in ("mnist",)}
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """Return the path of a checkpoint's file, or that of a model that ships, for its name."""
+    return SHIPPED.get(str(path)) or Path(path)
 
 
 def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     """Return the contents of a checkpoint, or of a .safetensors file exported from one, on the CPU.
+
+    Args:
+        path: of the file, or the name of a model that ships, as in ``SHIPPED``.
 
     Raises:
         ConfigError: no file is given, it is missing, damaged, or not a checkpoint of this project.
@@ -39,7 +48,7 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
         raise ConfigError(f"ckpt is {path}: give the path of a .ckpt file of a training run")
     if "://" in str(path):
         raise ConfigError(f"ckpt is {path}: fetch the file, and give its path on this machine")
-    path = Path(path)
+    path = checkpoint_file(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"ckpt {path} {problem}: give the path of a .ckpt file of a training run")

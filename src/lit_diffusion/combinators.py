@@ -106,7 +106,8 @@ class Rescheduled(Combinator):
     """A denoiser on the path of another schedule than the one that it was trained on.
 
     An image under noise is the same whatever its scale: x_t of the new path, scaled, is that of the old one
-    at the time with the same signal-to-noise ratio. A chain of steps has only its entries' ratios.
+    at the time with the same signal-to-noise ratio. A chain of steps has only its entries' ratios: between
+    and beyond them the nearest one is taken, and x_t scaled to the size that it has there.
 
     Args:
         denoiser: (x_t, t, y) -> Estimate.
@@ -120,8 +121,9 @@ class Rescheduled(Combinator):
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:
         old, t = self.denoiser.schedule, self.schedule.inside(t)
         t_old = old.inside(old.at_log_snr(self.schedule.log_snr(t.double()))).to(t)
-        (_, sigma_old), (_, sigma) = old.alpha_sigma(t_old, x_t), self.schedule.alpha_sigma(t, x_t)
-        x, _, var_weight = self.denoiser(sigma_old / sigma * x_t, t_old, y)
+        size_old = torch.hypot(*old.alpha_sigma(t_old, x_t))
+        size = torch.hypot(*self.schedule.alpha_sigma(t, x_t))
+        x, _, var_weight = self.denoiser(size_old / size * x_t, t_old, y)
         return self.from_x(x, x_t, t, var_weight)
 
 
@@ -129,7 +131,7 @@ class Restored(Combinator):
     """What an image was of which only y = A x + noise is known: moment matching (Rozet et al. 2024, MMPS).
 
     The covariance V of x given x_t is sigma^2 / alpha dx / dx_t, by Tweedie's formula. If x given x_t is
-    Gaussian, as it is for Gaussian data,
+    Gaussian, as it is for Gaussian data and noise that is independent of them,
 
         E[x | x_t, y] = x + V A^T (noise^2 + A V A^T)^-1 (y - A x)
 

@@ -2,7 +2,8 @@
 
 Straight paths from noise to images cross less if each image is paired with noise that is near to it (Tong
 et al. 2024, OT-CFM; Pooladian et al. 2023, multisample flow matching). Images and noise each keep their
-distribution.
+distribution, and the ODE of the learnt velocity still leads from one to the other. But -eps / sigma is no
+longer the score: what takes it for the score, as samplers that add fresh noise do, is no longer right.
 """
 
 import math
@@ -164,3 +165,17 @@ def cheapest(x: Tensor, eps: Tensor) -> Tensor:
     products = x.flatten(1).double() @ eps.flatten(1).double().T  # |x - e|^2 = |x|^2 - 2 x e + |e|^2
     _, order = linear_sum_assignment(products.cpu().numpy(), maximize=True)
     return torch.from_numpy(order).to(x.device)
+
+
+def warn_of_fresh_noise(coupling: str, stochastic: bool) -> None:
+    """Warn of a sampler that adds noise, for a network trained with noise that depended on the image.
+
+    Args:
+        coupling: name of the coupling's class.
+        stochastic: whether the sampler adds noise.
+    """
+    if stochastic and coupling != Independent.__name__:
+        log.warning(
+            f"the sampler adds fresh noise, which is right only for coupling=independent, but this network "
+            f"is trained with {coupling}: choose sampler=heun, or sampler=dpmpp_2m"
+        )

@@ -27,9 +27,11 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         meets: whether x and eps of its estimates meet in x_t, as all samplers but some expect.
+        holds: whether it holds x_t where it is at some times, which clipping and fresh noise would undo.
     """
 
     meets = True
+    holds = False
 
     __call__: Callable[..., Estimate]
 
@@ -170,6 +172,7 @@ class Combinator(Denoiser):
         )
         self.denoiser = denoiser
         self.meets = self.meets and denoiser.meets
+        self.holds = denoiser.holds
 
     def encode(self, condition: Condition) -> Tensor | None:
         return self.denoiser.encode(condition)

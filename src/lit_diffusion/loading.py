@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lit_diffusion.averages import rebuilt
-from lit_diffusion.checkpoint import NETWORK, load_denoiser, read_checkpoint
+from lit_diffusion.checkpoint import NETWORK, checkpoint_file, load_denoiser, read_checkpoint
 from lit_diffusion.combinators import Rescheduled
 from lit_diffusion.common.build import build
 from lit_diffusion.common.configs import plain
@@ -26,6 +25,7 @@ from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
 from lit_diffusion.conditions import ImageCondition, check_condition
+from lit_diffusion.couplings import warn_of_fresh_noise
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
 from lit_diffusion.guidance import AutoGuidance, Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -35,9 +35,6 @@ from lit_diffusion.samplers.hooks import chain
 
 if TYPE_CHECKING:
     from lit_diffusion.interop.pretrained import Upscaler
-
-# What is sampled where no ckpt is given.
-SHIPPED_MODEL = Path(__file__).parent / "trained" / "mnist.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Loaded:
 
 
 def load(cfg: DictConfig) -> Loaded:
-    """Load what ``cfg.ckpt`` holds, or the pipeline in ``cfg.pretrained``, or the model that ships.
+    """Load what ``cfg.ckpt`` holds, or the pipeline in ``cfg.pretrained``, or the MNIST model that ships.
 
     Raises:
         ConfigError: a checkpoint, pipeline, sampler, device or guidance that can't work.
@@ -127,10 +124,10 @@ def load(cfg: DictConfig) -> Loaded:
             f"negative_prompt is {cfg.negative_prompt!r}, but the model of a checkpoint takes no prompts: "
             "leave it out"
         )
-    path = cfg.ckpt or SHIPPED_MODEL
+    path = cfg.ckpt or "mnist"
     checkpoint, ema = read_checkpoint(path), cfg.get("ema")
     if ema is not None:
-        checkpoint = with_average(checkpoint, str(path), ema)
+        checkpoint = with_average(checkpoint, path, ema)
     config = OmegaConf.create(checkpoint["hyper_parameters"])
     device = choose_device(cfg.device)
     denoiser = load_denoiser(checkpoint, cfg.trust).to(device)
@@ -138,15 +135,18 @@ def load(cfg: DictConfig) -> Loaded:
     shape = image_shape(config.data)
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
+    sampler = build_sampler(cfg, config)
+    if config.get("coupling"):
+        warn_of_fresh_noise(str(config.coupling.get("_target_")).rpartition(".")[2], sampler.stochastic)
     guidance, worse = choose_guidance(cfg, config), None
-    identity = sha256_of(path) if ema is None else f"{sha256_of(path)}, average {ema}"
+    identity = sha256_of(checkpoint_file(path)) + ("" if ema is None else f", average {ema}")
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
         worse = load_worse(guidance, denoiser, config, cfg.trust)
-        identity = f"{identity}, guided away from {sha256_of(guidance.bad)}"
+        identity = f"{identity}, guided away from {sha256_of(checkpoint_file(guidance.bad))}"
     return Loaded(
         denoiser,
         guidance,
-        build_sampler(cfg, config),
+        sampler,
         shape,
         device,
         identity,
@@ -165,7 +165,7 @@ def with_average(
         ConfigError: the run kept none.
     """
     step = checkpoint.get("global_step", 0) if step is None else step
-    average = rebuilt(Path(path).resolve().parent.parent / "averages", step, length)
+    average = rebuilt(checkpoint_file(path).resolve().parent.parent / "averages", step, length)
     named = {f"{NETWORK}{name}": weight for name, weight in average.items()}
     return {**checkpoint, "callbacks": {"ema": {"average": named}}}
 

@@ -89,11 +89,19 @@ class LogNormal(Normal):
     """Noise levels sigma / alpha whose logarithm is N(mean, std^2) (Karras et al. 2022, table 1).
 
     Args:
-        mean, std: of ln(sigma / alpha). Karras et al. 2024 have -0.4 and 1.
+        mean, std: of ln(sigma / alpha). Karras et al. 2024 have -0.4 and 1. On the flow schedule these are
+            the times of ``LogitNormal`` of the same mean and std.
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2):
         super().__init__(mean, std)
+
+    def check(self, schedule: Schedule) -> None:
+        if not schedule.has_path:
+            raise ConfigError(
+                f"times is LogNormal, but schedule {type(schedule).__name__} has one noise level: choose "
+                "times=uniform"
+            )
 
     def times(self, schedule: Schedule, n: int, generator: torch.Generator) -> Tensor:
         log_noise = self.numbers(n, generator)

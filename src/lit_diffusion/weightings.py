@@ -31,6 +31,10 @@ class Weighting(nn.Module, ABC):
         """
         return loss * self.on_x(log_snr) / dx_weight**2
 
+    def offset(self, log_snr: Tensor) -> Tensor:
+        """Return what of the weighted losses (B,) says nothing of the errors."""
+        return torch.zeros_like(log_snr)
+
 
 class Unweighted(Weighting):
     """Every error of the output counts 1, as the papers of each prediction have it."""
@@ -112,7 +116,22 @@ class SigmoidWeighting(Weighting):
 
 
 class VelocityWeighting(Weighting):
-    """(alpha / sigma + 1)^2: the squared error of eps - x, the velocity, whatever the network puts out."""
+    """(alpha / sigma + 1)^2: the squared error of eps - x, the velocity, whatever the network puts out.
+
+    Args:
+        most: the largest weight of an output's squared error; None: any, at the ends of the flow a million
+            for prediction x or eps. Li and He 2025 (JiT) have 400: they divide by 0.05 at least.
+    """
+
+    def __init__(self, most: float | None = None):
+        super().__init__()
+        if most is not None:
+            check_number("weighting.most", most, least=1, most=1e12)
+        self.most = most
+
+    def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        weight = self.on_x(log_snr) / dx_weight**2
+        return loss * (weight if self.most is None else weight.clamp(max=self.most))
 
     def on_x(self, log_snr: Tensor) -> Tensor:
         return ((log_snr / 2).exp() + 1) ** 2
@@ -170,3 +189,6 @@ class Learned(Weighting):
     def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
         u = self.uncertainty(log_snr)
         return self.base(loss, log_snr, dx_weight) / u.exp() + u
+
+    def offset(self, log_snr: Tensor) -> Tensor:
+        return self.uncertainty(log_snr)

@@ -8,7 +8,6 @@ from hydra.utils import instantiate
 
 from lit_diffusion import DDIM, generate
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
-from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.train.callbacks.ema import EMA
 from lit_diffusion.train.run import build_module, build_trainer, train
 
@@ -44,7 +43,7 @@ def test_an_image_of_a_seed_is_that_of_the_cpu():
     """Without TensorFloat-32; the noise is drawn on the CPU for every device."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    denoiser = load_denoiser(read_checkpoint(SHIPPED_MODEL))
+    denoiser = load_denoiser(read_checkpoint("mnist"))
     y = torch.arange(4)
     sampler = DDIM(steps=10, clip=True, eta=0.0)
     there = generate(sampler, denoiser.cuda(), range(4), (1, 28, 28), 0, y, "cuda").cpu()

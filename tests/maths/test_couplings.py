@@ -5,7 +5,7 @@ import torch
 
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.images import to_float
-from lit_diffusion.couplings import ClassOT, Independent, MinibatchOT, Semidiscrete
+from lit_diffusion.couplings import ClassOT, Independent, MinibatchOT, Semidiscrete, warn_of_fresh_noise
 from lit_diffusion.data.image_set import ImageSet
 
 
@@ -121,3 +121,11 @@ def test_a_resumed_search_is_read_and_not_made_again():
 def test_mistakes_are_refused(mistake):
     with pytest.raises(ConfigError):
         Semidiscrete(**mistake)
+
+
+def test_fresh_noise_is_warned_of(caplog):
+    warn_of_fresh_noise("Independent", True)
+    warn_of_fresh_noise("ClassOT", False)
+    assert not caplog.messages
+    warn_of_fresh_noise("ClassOT", True)
+    assert "right only for coupling=independent" in caplog.text

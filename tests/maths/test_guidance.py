@@ -96,6 +96,14 @@ def test_apg_remembers_the_differences_of_its_walk():
             torch.testing.assert_close(guided(x_t, torch.full((9,), time, dtype=torch.float64), y).x, x)
 
 
+def test_apg_remembers_no_gradients():
+    """Those of earlier steps would be held where an edit takes gradients, as restore does."""
+    denoiser, x_t, t, y, _, _ = pair()
+    guided = ProjectedGuidance(3.0).applied(denoiser)
+    assert guided(x_t.requires_grad_(), t, y).x.requires_grad
+    assert not guided._now[1].requires_grad
+
+
 def test_apg_overshoots_less_than_guidance():
     """Along the point that is asked for, which is what grows glaring in an image."""
     plain, projected = (
@@ -116,11 +124,11 @@ def test_cfg_zero_is_its_formula():
     torch.testing.assert_close(alpha * x + sigma * eps, x_t)
 
 
-def test_cfg_zero_stands_still_at_first():
+@pytest.mark.parametrize("sampler", [DDIM(20, clip=False), DPMpp2M(20, clip=False)])
+def test_cfg_zero_stands_still_at_first(sampler):
     denoiser = exact_denoiser(Mixture, Flow(), V())
     guided = ZeroGuidance(3.0, still=0.1).applied(denoiser)
     start, y = noise(), torch.full((9,), LABEL)
-    sampler = DDIM(20, clip=False)
     times = sampler.times(denoiser.schedule)
     torch.testing.assert_close(sampler(guided, start, y, times=times[:3]), start)
     assert not torch.allclose(sampler(guided, start, y, times=times[:4]), start)
@@ -130,9 +138,14 @@ def test_standing_still_is_for_a_flow_and_samplers_that_can():
     still = ZeroGuidance(3.0, still=0.04)
     with pytest.raises(ConfigError, match="no flow"):
         still.applied(exact_denoiser(Mixture, Cosine(), V()))
-    with pytest.raises(ConfigError, match="that meet in x_t"):
-        DPMpp2M(5, clip=False).check(still.applied(exact_denoiser(Mixture, Flow(), V())))
-    DPMpp2M(5, clip=False).check(ZeroGuidance(3.0).applied(exact_denoiser(Mixture, Cosine(), V())))
+    held = still.applied(exact_denoiser(Mixture, Flow(), V()))
+    for sampler in (DPMpp2M(5, clip=True), DDIM(5, clip=False, eta=1.0)):
+        with pytest.raises(ConfigError, match="is to hold"):
+            sampler.check(held)
+        sampler.check(ZeroGuidance(3.0).applied(exact_denoiser(Mixture, Cosine(), V())))
+    DPMpp2M(5, clip=False).check(held)
+    with pytest.raises(ConfigError, match="to stand still"):
+        ZeroGuidance(3.0, rescale=0.7, still=0.04)
 
 
 def test_cfg_zero_overshoots_less_than_guidance():

@@ -211,6 +211,19 @@ def test_a_denoiser_on_another_path_estimates_the_same(old):
     torch.testing.assert_close(found.eps, expected.eps, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("grid", ["uniform", "log_snr", "karras"])
+def test_a_chain_on_another_path_makes_the_same_images(grid):
+    """Also beyond the noise levels that the chain has."""
+    chain = exact_denoiser(Gaussian, Linear(), V())
+    moved = Rescheduled(chain, Flow())
+    x_t, t = torch.full((1, 1, 1, 1), -1.0, dtype=torch.float64), torch.tensor([0.001])
+    assert float(moved(x_t, t).x) == pytest.approx(-1, abs=0.01)
+    start = torch.randn(3000, 1, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    x = DPMpp2M(20, clip=False, grid=grid)(moved, start)
+    assert float(x.mean()) == pytest.approx(Gaussian.mu, abs=0.03)
+    assert float(x.std()) == pytest.approx(Gaussian.std, abs=0.08)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc"])  # heun's steps depend on the path's scale
 def test_a_walk_of_exploding_noise_is_the_walk_of_the_flow(sampler):
     """The same denoiser on the same grid of signal-to-noise ratios ends in the same images."""

@@ -111,3 +111,19 @@ def test_what_is_learned_is_the_logarithm_of_the_loss():
 def test_mistakes_are_refused(mistake):
     with pytest.raises(ConfigError):
         mistake()
+
+
+def test_the_weight_of_the_velocity_can_be_capped():
+    """At both ends of the flow: by sigma for outputs x, by alpha for eps; that of the velocity stays 1."""
+    t = torch.tensor([0.001, 0.2, 0.999])
+    alpha, sigma = Flow().alpha(t), Flow().sigma(t)
+    for prediction, expected in (
+        (X(), [400, 25, 1.002]),
+        (Eps(), [1.002, 1.5625, 400]),
+        (Velocity(), [1, 1, 1]),
+    ):
+        dx_weight = prediction.dx_weight(alpha, sigma)
+        weights = VelocityWeighting(most=400)(torch.ones(3), Flow().log_snr(t), dx_weight)
+        torch.testing.assert_close(weights, torch.tensor(expected, dtype=weights.dtype), atol=1e-3, rtol=1e-3)
+    with pytest.raises(ConfigError, match="most is 0"):
+        VelocityWeighting(most=0)

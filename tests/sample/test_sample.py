@@ -5,10 +5,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lit_diffusion import loading
+from lit_diffusion.checkpoint import SHIPPED
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.files import sha256_of
 from lit_diffusion.features.classifier import accuracy
 from lit_diffusion.features.network import load_features
-from lit_diffusion.loading import SHIPPED_MODEL, build_sampler, load
+from lit_diffusion.loading import build_sampler, load
 from lit_diffusion.sample.conditions import labels_in_turn
 from lit_diffusion.sample.partial import partial_samples
 from lit_diffusion.sample.run import columns_of, sample
@@ -364,14 +366,19 @@ def test_every_method_of_guidance_samples(trained, sampled, options):
     assert plain != guided
 
 
-def test_the_model_that_ships(config):
-    """What a newcomer gets who asks for nothing, and that it is small, and quick."""
-    assert SHIPPED_MODEL.stat().st_size < 10_000_000
-    _, npz = sample(config("n=30", "npz=true", "gif=false", config_name="sample"))
+@pytest.mark.parametrize("name, right", [("mnist", 0.9)])
+def test_the_models_that_ship(name, right, config):
+    """What a newcomer gets who asks for little: they are small, and make what they are asked for."""
+    assert SHIPPED[name].stat().st_size < 10_000_000
+    _, npz = sample(config("n=30", f"ckpt={name}", "npz=true", "gif=false", config_name="sample"))
     with np.load(npz) as arrays:
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     assert labels.tolist() == [*range(10)] * 3
-    assert accuracy(load_features("mnist").classifier, images, labels) > 0.9
+    assert accuracy(load_features(name).classifier, images, labels) > right
+
+
+def test_the_model_that_is_sampled_by_default(config):
+    assert load(config(config_name="sample")).identity == sha256_of(SHIPPED["mnist"])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.images import grid, save_png
 from lit_diffusion.common.log import silence_warnings
 from lit_diffusion.common.precision import fastest_precision
-from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.ancestral import Ancestral
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
@@ -56,7 +55,7 @@ def main(device: torch.device) -> None:
     data_against_the_tutorials()
     loop_against_a_bare_one("attn_unet", 12)
     loop_against_a_bare_one("small_unet", 41)
-    digits_against_the_tutorials(load_denoiser(read_checkpoint(SHIPPED_MODEL)))
+    digits_against_the_tutorials(load_denoiser(read_checkpoint("mnist")))
     row("`train.py --help` against importing torch", *helps(5), unit="s")
     row("from start to the first step, against importing torch and Lightning", *first_steps(5), unit="s")
     ours, tutorials = memory("ours"), memory("tutorial")

@@ -7,7 +7,6 @@ from bench_pairs import Step, in_turn, row, seconds
 
 from lit_diffusion.checkpoint import load_denoiser, read_checkpoint
 from lit_diffusion.common.precision import multiplies_bfloat16
-from lit_diffusion.loading import SHIPPED_MODEL
 from lit_diffusion.samplers.dpmpp import DPMpp2M
 from lit_diffusion.samplers.generate import generate
 
@@ -55,7 +54,7 @@ def means(device: torch.device, rounds: int = 9) -> None:
 
 def sampling_rates(device: torch.device) -> None:
     """Print images a second of the model that ships, at several batch sizes."""
-    denoiser = load_denoiser(read_checkpoint(SHIPPED_MODEL)).to(device)
+    denoiser = load_denoiser(read_checkpoint("mnist")).to(device)
     for batch in GPU_BATCHES:
         y = torch.arange(batch) % 10
 

@@ -189,14 +189,14 @@ MUTANTS = {
     ),
     "rescheduled: not scaled": Mutant(
         "combinators.py",
-        "self.denoiser(sigma_old / sigma * x_t, t_old, y)",
+        "self.denoiser(size_old / size * x_t, t_old, y)",
         "self.denoiser(x_t, t_old, y)",
         "maths/test_oracle.py",
     ),
     "rescheduled: at the new path's time": Mutant(
         "combinators.py",
-        "self.denoiser(sigma_old / sigma * x_t, t_old, y)",
-        "self.denoiser(sigma_old / sigma * x_t, t, y)",
+        "self.denoiser(size_old / size * x_t, t_old, y)",
+        "self.denoiser(size_old / size * x_t, t, y)",
         "maths/test_oracle.py",
     ),
     "times: log-normal in log-SNR": Mutant("times.py", "-2 * log_noise", "-log_noise", TIMES),
@@ -293,7 +293,7 @@ MUTANTS = {
         INVERSE,
     ),
     "inversion: down instead of up": Mutant(
-        "samplers/inversion.py", "pairwise(times.flip(0))", "pairwise(times)", INVERSE
+        "samplers/inversion.py", "in pairwise(up):", "in pairwise(up.flip(0)):", INVERSE
     ),
     "inversion: the first estimate twice": Mutant(
         "samplers/heun.py", "d_sigma * (eps + eps_end) / 2", "d_sigma * eps", INVERSE

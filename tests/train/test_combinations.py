@@ -90,10 +90,12 @@ def test_all_that_is_new_at_once(config):
         "model=fc_unet augment=edm": "tells the network 9 numbers",
         "condition=paired model.condition_channels=1": "no images like them",
         "condition=low_resolution": "condition is LowResolution",
+        "times=log_normal schedule=single_step schedule.alpha_end=0": "has one noise level",
+        "guidance=autoguidance guidance.bad_step=500": "give guidance.bad_ema=0.1",
         "times=importance schedule.steps=20": "times.bins is 50",
         "coupling=semidiscrete augment=flip": "leave one of them out",
         "coupling=minibatch_ot condition=low_resolution model.condition_channels=1": "coupling=independent",
-        "guidance=cfg_zero guidance.still=0.04 model.num_classes=10 schedule=flow": "meet in x_t",
+        "guidance=cfg_zero guidance.still=0.04 model.num_classes=10 schedule=flow": "is to hold",
     }.items(),
 )
 def test_pairs_that_cannot_work_are_refused_in_a_sentence(config, pair, says):

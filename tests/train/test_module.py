@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from commands import TINY
@@ -44,6 +46,21 @@ def test_loss_is_the_tutorials(config):
     predicted = module.denoiser.network(alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * eps, i.float())
     expected = torch.nn.functional.mse_loss(predicted, eps)
     torch.testing.assert_close(module.losses(x, None, (i + 1) / 1000, eps).mean(), expected)
+
+
+def test_importance_learns_from_errors_and_not_from_the_learned_weighting_itself(config, monkeypatch):
+    """Divided by exp(u) they are; u, which is added to the loss, and may be below 0, says nothing of them."""
+    monkeypatch.setattr(LitDiffusion, "all_gather", lambda self, tensors: tensors)
+    squares = []
+    for u in (0.0, -3.0):
+        choices = ["times=importance", "weighting=learned", "weighting.base.sigma_data=0.5"]
+        torch.manual_seed(0)
+        module = attached(build_module(config(*choices, *TINY["small_unet"])))
+        module.weighting.u.bias.data.fill_(u)
+        module.training_step(digits(), 0)
+        squares.append(module.times.squares)
+    assert squares[0].any()
+    torch.testing.assert_close(squares[1], squares[0] * math.exp(6))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def invert(context: EditContext, y: Condition, other: Condition) -> tuple[Figure
         )
     x = context.inputs()
     own, another = context.conditioned(y, "edit.y"), context.conditioned(other, "edit.other")
-    x_t = inverted(context.sampler.clipped(own), x.to(context.device), context.times)
+    x_t = inverted(own, x.to(context.device), context.times)
     noise = context.noise(len(x))
     back, edited = (context.sample_from(x_t, denoiser, noise) for denoiser in (own, another))
     errors = (back - x).square().flatten(1).mean(1).sqrt()

@@ -40,7 +40,7 @@ class ProjectedGuided(Guided):
         elif t.max() < self._now[0].max():
             self._before = self._now[1]
         average = difference if self._before is None else difference + self.guidance.momentum * self._before
-        self._now = t, average
+        self._now = t, average.detach()
         return average
 
 

@@ -38,7 +38,10 @@ class AutoGuidance(Guidance):
     Attributes:
         bad: path of the worse model's checkpoint: of the same data, with less training or fewer parameters.
         bad_ema: length of its weights' average, as ``averages`` has it; None: its own average.
-        bad_step: of an earlier average; None: the last one.
+        bad_step: of an earlier average of this length; None: the last one.
+
+    Raises:
+        ConfigError: a step without a length.
     """
 
     bad: str | None = None
@@ -49,6 +52,14 @@ class AutoGuidance(Guidance):
     without_labels: ClassVar[bool] = True
     scale_means: ClassVar[str] = "autoguidance"
     places: ClassVar[tuple[str, ...]] = ("bad", "bad_ema", "bad_step")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bad_step is not None and self.bad_ema is None:
+            raise ConfigError(
+                f"guidance.bad_step is {self.bad_step}, the step of an average whose length guidance.bad_ema "
+                "says: give guidance.bad_ema=0.1 too, or leave bad_step out"
+            )
 
     def applied(self, denoiser: Denoiser, worse: Denoiser | None = None) -> Denoiser:
         if worse is None:

@@ -22,7 +22,7 @@ class ZeroGuided(Guided):
     def __init__(self, denoiser: Denoiser, guidance: "ZeroGuidance"):
         super().__init__(denoiser, guidance)
         if guidance.still:
-            self.meets = False
+            self.holds = True
             if not isinstance(denoiser.schedule, Flow):
                 raise ConfigError(
                     f"guidance.still is {guidance.still}, but the model's schedule is no flow, on which "
@@ -47,7 +47,7 @@ class ZeroGuidance(Guidance):
 
     Attributes:
         still: share of the path, from noise on, on which v is 0; the paper's is 0.04. On the flow schedule
-            x_t then stays where it is, by samplers that take x and eps each by itself.
+            x_t then stays where it is, by samplers that neither clip nor add noise.
     """
 
     still: float = 0.0
@@ -60,3 +60,8 @@ class ZeroGuidance(Guidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("guidance.still", self.still, least=0, most=0.5)
+        if self.still and self.rescale:
+            raise ConfigError(
+                f"guidance.still is {self.still} and guidance.rescale {self.rescale}, which would move "
+                "what is to stand still: choose 0 for one of them"
+            )

@@ -80,6 +80,12 @@ class Sampler(ABC):
                 f"sampler {type(self).__name__}, with sampler.clip {self.clip}, needs estimates of x and eps "
                 "that meet in x_t, which this guidance doesn't give: choose sampler=ddim sampler.clip=false"
             )
+        if denoiser.holds and (self.stochastic or self.clip is not False):
+            raise ConfigError(
+                f"sampler {type(self).__name__}, with sampler.clip {self.clip}, moves what guidance.still "
+                "is to hold: choose one without fresh noise or clipping, such as sampler=ddim "
+                "sampler.clip=false"
+            )
         self.times(denoiser.schedule)
         schedule = denoiser.schedule
         t_max = torch.tensor(schedule.t_max, dtype=torch.float64)
@@ -121,7 +127,7 @@ class Sampler(ABC):
 
         Args:
             denoiser: (x_t, t, y) -> Estimate.
-            x_t: where to start, (B, C, H, W): noise, if times start at 1.
+            x_t: where to start, (B, C, H, W): ``schedule.pure_noise(eps)``, if times start at t_max.
             y: labels (B,), a text model's embeddings (B, L, D), or None.
             noise: draws the noise that stochastic samplers add; standard normal if None.
             times: times to visit instead of the sampler's own grid. Where they go up again, the noise

@@ -57,8 +57,9 @@ class Inpaint:
 
     At t = 0 there is no noise: known pixels end exactly as they were. Three lines paint:
 
-        keep = Inpaint(denoiser.schedule, x, mask)
-        filled = sampler(denoiser, torch.randn_like(x), y, after_step=keep)
+        schedule = denoiser.schedule
+        keep = Inpaint(schedule, x, mask)
+        filled = sampler(denoiser, schedule.pure_noise(torch.randn_like(x)), y, after_step=keep)
 
     with the paper's resampling if the sampler is also given
     ``times=resampled(sampler.times(schedule), 5)``.

@@ -126,7 +126,8 @@ class LitDiffusion(L.LightningModule):
         loss = self.losses(x, y, t, eps, told)
         self.train_loss.update(loss.detach(), t)
         if self.times.learns:
-            all_t, all_losses = self.all_gather((t, loss.detach()))
+            errors = loss.detach() - self.weighting.offset(self.denoiser.schedule.log_snr(t)).detach()
+            all_t, all_losses = self.all_gather((t, errors))
             self.times.learn(self.denoiser.schedule, all_t.flatten(), all_losses.flatten())
         return (weight * loss).mean() * self._share_of_window(batch_idx)
 

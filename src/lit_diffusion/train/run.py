@@ -23,11 +23,12 @@ from lit_diffusion.common.loggers import finish_wandb
 from lit_diffusion.common.multirun import in_multirun
 from lit_diffusion.common.run_names import named, training_name_and_tags
 from lit_diffusion.conditions import ImageCondition, check_condition
-from lit_diffusion.couplings import Coupling
+from lit_diffusion.couplings import Coupling, warn_of_fresh_noise
 from lit_diffusion.data.augment import Augment
 from lit_diffusion.data.datamodule import ImageDataModule
 from lit_diffusion.data.measured import measured
 from lit_diffusion.guidance import Guidance
+from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.times import Times
 from lit_diffusion.train.callbacks.after_epochs import AfterEpochs
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -162,6 +163,8 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     guidance.applied(module.denoiser)
     check_guidance(guidance, module.label_dropout)
     callbacks = build_callbacks(cfg, module, datamodule)
+    samplers = [sampler for c in callbacks if isinstance(sampler := getattr(c, "sampler", None), Sampler)]
+    warn_of_fresh_noise(type(module.coupling).__name__, any(sampler.stochastic for sampler in samplers))
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
     rank_zero_only.rank = trainer.global_rank  # not what another launcher left in the environment
     return Training(cfg, datamodule, module, callbacks, trainer)
