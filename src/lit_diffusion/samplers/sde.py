@@ -20,9 +20,9 @@ class SDE(Sampler):
         x_s = alpha_s x + sigma_s (rho eps + sqrt(1 - rho^2) z)
         rho = exp(-w h),   h = (log_snr(s) - log_snr(t)) / 2
 
-    Whatever w is, the images have the data's distribution, as steps get many: the same network serves all. It
-    is exact for an estimate that is constant along a step. With w = 0 it is ``DDIM``, with w = 1
-    ``Ancestral`` of the small variance.
+    Whatever w is, the images have the data's distribution, as steps get many: the same network serves all, if
+    its noise in training was independent of the images. It is exact for an estimate that is constant along a
+    step. With w = 0 it is ``DDIM``, with w = 1 ``Ancestral`` of the small variance.
 
     Args:
         steps: number of steps.

@@ -15,8 +15,10 @@ class EMA(L.Callback):
     """Averages the weights after every optimizer step; validation, sampling and export use the average.
 
     average <- d * average + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) after n steps,
-    so that the first, bad weights are forgotten soon. Floating-point parameters and buffers (batch
-    norm's running statistics), averaged in float32. The checkpoint keeps it under callbacks / ema / average.
+    so that the first, bad weights are forgotten soon: up to about n = 9 / (1 - decay) the average is that of
+    ``averages`` with gamma 8, of length 0.09, whatever the decay is. Floating-point parameters and buffers
+    (batch norm's running statistics), averaged in float32. The checkpoint keeps it under
+    callbacks / ema / average.
 
     Args:
         decay: d in the long run, in [0, 1).
