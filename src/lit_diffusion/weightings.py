@@ -29,7 +29,11 @@ class Weighting(nn.Module, ABC):
             log_snr: of each, (B,).
             dx_weight: of each, d output / d x, (B,) or a scalar.
         """
-        return loss * self.on_x(log_snr) / dx_weight**2
+        return loss * self.on_output(log_snr, dx_weight)
+
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        """Return the weights (B,) of squared errors of the output."""
+        return self.on_x(log_snr) / dx_weight**2
 
     def offset(self, log_snr: Tensor) -> Tensor:
         """Return what of the weighted losses (B,) says nothing of the errors."""
@@ -129,12 +133,12 @@ class VelocityWeighting(Weighting):
             check_number("weighting.most", most, least=1, most=1e12)
         self.most = most
 
-    def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
-        weight = self.on_x(log_snr) / dx_weight**2
-        return loss * (weight if self.most is None else weight.clamp(max=self.most))
-
     def on_x(self, log_snr: Tensor) -> Tensor:
         return ((log_snr / 2).exp() + 1) ** 2
+
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        weight = super().on_output(log_snr, dx_weight)
+        return weight if self.most is None else weight.clamp(max=self.most)
 
 
 class EdmWeighting(Weighting):
