@@ -24,7 +24,7 @@ UNREADABLE = (  # raised for a file that is none, or a damaged one
     RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError,
     pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
-SHIPPED = {name: Path(__file__).parent / "trained" / f"{name}.safetensors" for name in ("mnist",)}
+SHIPPED = {name: Path(__file__).parent / "trained" / f"{name}.safetensors" for name in ("mnist", "emoji")}
 NETWORK = "denoiser.network."  # how the names of the network's weights begin in a checkpoint
 
 

@@ -366,7 +366,7 @@ def test_every_method_of_guidance_samples(trained, sampled, options):
     assert plain != guided
 
 
-@pytest.mark.parametrize("name, right", [("mnist", 0.9)])
+@pytest.mark.parametrize("name, right", [("mnist", 0.9), ("emoji", 0.55)])
 def test_the_models_that_ship(name, right, config):
     """What a newcomer gets who asks for little: they are small, and make what they are asked for."""
     assert SHIPPED[name].stat().st_size < 10_000_000
