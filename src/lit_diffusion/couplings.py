@@ -176,6 +176,6 @@ def warn_of_fresh_noise(coupling: str, stochastic: bool) -> None:
     """
     if stochastic and coupling != Independent.__name__:
         log.warning(
-            f"the sampler adds fresh noise, which is right only for coupling=independent, but this network "
+            "the sampler adds fresh noise, which is right only for coupling=independent, but this network "
             f"is trained with {coupling}: choose sampler=heun, or sampler=dpmpp_2m"
         )

@@ -66,8 +66,8 @@ def nfe(run: Runs) -> tuple[Figure, str]:
         )
     figure, axes = new_figure()
     for name, points in joined(result).items():
-        evaluations, fids = [result.nfe[choice] for _, choice in points], fids_of(result, points)
-        axes.plot(*zip(*sorted(zip(evaluations, fids, strict=True)), strict=True), ".-", label=name)
+        places = sorted((result.nfe[choice], result.choices[choice]["fid"].mean) for _, choice in points)
+        axes.plot(*zip(*places, strict=True), ".-", label=name)
     axes.set(xlabel="network evaluations per image", ylabel="FID", xscale="log", yscale="log")
     return finished(figure, axes, result, run)
 
@@ -94,11 +94,10 @@ def guidance(run: Runs) -> tuple[Figure, str]:
     figure, axes = new_figure()
     for name, points in joined(result).items():
         accuracies = [result.choices[choice]["class_accuracy"].mean for _, choice in points]
-        axes.plot(accuracies, fids_of(result, points), ".-", label=name)
-        for (scale, _), place in zip(
-            points, zip(accuracies, fids_of(result, points), strict=True), strict=True
-        ):
-            axes.annotate(f"{scale:g}" if scale else "", place, fontsize=7)
+        fids = fids_of(result, points)
+        axes.plot(accuracies, fids, ".-", label=name)
+        for (scale, _), x, y in zip(points, accuracies, fids, strict=True):
+            axes.annotate(f"{scale:g}" if scale else "", (x, y), fontsize=7)
     axes.set(xlabel="class accuracy", ylabel="FID", yscale="log")
     return finished(figure, axes, result, run)
 

@@ -138,7 +138,7 @@ class Sampler(ABC):
         Returns:
             The images at the last time, (B, C, H, W).
         """
-        denoiser = Labelled(self.clipped(denoiser), y)
+        denoiser = Labelled(self._clipped(denoiser), y)
         schedule = denoiser.schedule
         times = self.times(schedule) if times is None else times
         noise = noise or (lambda: torch.randn_like(x_t))
@@ -155,8 +155,7 @@ class Sampler(ABC):
                 x_t = after_step(x_t, s, history[-1])
         return x_t
 
-    def clipped(self, denoiser: Denoiser) -> Denoiser:
-        """Return the denoiser whose estimates it takes its steps by, clipped as it clips."""
+    def _clipped(self, denoiser: Denoiser) -> Denoiser:
         if isinstance(self.clip, bool):
             return Clipped(denoiser) if self.clip else denoiser
         return Thresholded(denoiser, *self.clip)
