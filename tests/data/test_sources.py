@@ -359,8 +359,9 @@ def pixels(images):
     return [tuple(image[:, 0, 0].tolist()) for image in images]
 
 
-def test_no_emoji_is_in_both_splits(emoji):
-    source = emoji()
+@pytest.mark.parametrize("seed", range(2))
+def test_no_emoji_is_in_both_splits(emoji, seed):
+    source = emoji(seed=seed)
     (train, labels), (test, test_labels) = source.load(True), source.load(False)
     numbers = [{number for number, _, _ in pixels(images)} for images in (train, test)]
     assert not numbers[0] & numbers[1]
