@@ -1,6 +1,7 @@
 """Sources of images other than idx files and folders of pictures."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -473,6 +474,17 @@ def test_a_set_larger_than_memory_is_mapped(tmp_path):
     images, labels = cache.load("train")
     assert images.shape == (340, 3, 2**15, 2**15) and len(labels) == 340
     assert images[torch.tensor([5, 339]), 2, -1, -1].tolist() == [0, 0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="where Linux tells of what is mapped")
+def test_mapped_images_are_read_here_and_there(tmp_path):
+    """Nothing is read ahead: of a set larger than memory it would be lost before it is asked for."""
+    cache = ImageCache(tmp_path, [], (1, 2, 2), ["train"])
+    cache.prepare("", lambda: [split("train", [1, 2])])
+    images, _ = cache.load("train")
+    _, _, after = Path("/proc/self/smaps").read_text().partition(str(cache.folder / "train.u8"))
+    assert " rr " in re.search("VmFlags:.*", after)[0]
+    assert images[:, 0, 0, 0].tolist() == [1, 2]
 
 
 def test_a_split_of_which_nothing_can_be_read_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import mmap
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -102,10 +103,7 @@ class ImageCache:
         """Return images (N, C, H, W) uint8, mapped into memory, and labels (N,) int64 of a split."""
         path = self.folder / name
         labels = torch.from_numpy(np.load(path.with_suffix(".npy")))
-        pixels = np.memmap(path.with_suffix(".u8"), np.uint8, "r", shape=(len(labels), *self.shape))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that nothing may be written there; a private copy needs memory
-            return torch.from_numpy(pixels), labels
+        return mapped(path.with_suffix(".u8")).view(len(labels), *self.shape), labels
 
     def _is_made_of(self, content: str) -> bool:
         """Return whether the cache is there, whole, and made of this content."""
@@ -138,6 +136,21 @@ class ImageCache:
                 f"the data have no {path.name} images that can be read: give more of them, or another split"
             )
         np.save(path.with_suffix(".npy"), np.array(labels, dtype=np.int64))
+
+
+def mapped(path: Path) -> Tensor:
+    """Return a file's bytes, uint8, mapped into memory to be read here and there.
+
+    The system is told so: it would read megabytes around each image of a shuffled batch otherwise, and of a
+    set larger than memory lose them before they are asked for.
+    """
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):  # Windows hasn't
+        pages.madvise(mmap.MADV_RANDOM)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing may be written there; a private copy needs memory
+        return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def check_held_out(share: float, seed: int) -> None:
