@@ -59,7 +59,9 @@ class EditContext:
         try:
             y = self.denoiser.encode(condition)
         except ConfigError as error:
-            more = "" if self.denoiser.conditional else ", or a model with labels, model.num_classes=10"
+            more = (
+                "" if self.denoiser.conditional else ", or train with model.num_classes='${data.num_classes}'"
+            )
             raise ConfigError(f"{key} is {condition}: {error}{more}") from None
         own = copy(self.denoiser)  # guidance may remember its walk
         return Labelled(own, y if y is None else y.to(self.device))
