@@ -13,18 +13,18 @@ import numpy as np
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_number
-from lit_diffusion.common.weights import read_weights
+from lit_diffusion.common.weights import read_metadata, read_weights
 
 LONGEST = 0.28  # of a power function that grows; all steps alike have 0.289
 MOST_LACKING = 0.05  # of a profile that is made of others
 
 
 class Kept(NamedTuple):
-    """An average that a run kept: its weights by name, and its profile."""
+    """A file of averages that a run kept: its place, its step, and the exponents of its averages."""
 
-    weights: dict[str, Tensor]
+    path: Path
     step: int
-    gamma: float
+    gammas: list[float]
 
 
 def exponent(length: float, key: str) -> float:
@@ -91,36 +91,42 @@ def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
         ConfigError: there are no such files, one is damaged, or they are too few for this length.
     """
     gamma = exponent(length, "ema")
-    paths = [path for path in sorted(folder.glob("*.safetensors")) if int(path.stem) <= step]
-    if not paths:
+    kept = [kept_in(path) for path in sorted(folder.glob("*.safetensors"))]
+    kept = [file for file in kept if file.step <= step]
+    if not kept:
         raise ConfigError(
             f"ema is {length}, but {folder} has no averages up to step {step}: give the checkpoint of a run "
             "with callbacks=power_ema, or leave ema out"
         )
-    try:
-        kept = [average for path in paths for average in averages_in(path)]
-        steps, gammas = [average.step for average in kept], [average.gamma for average in kept]
-        shares, lacking = combination(steps, gammas, steps[-1], gamma)
-        total: dict[str, Tensor] = {}
-        for share, average in zip(shares.tolist(), kept, strict=True):
-            for name, weight in average.weights.items():
-                total[name] = total.get(name, 0) + share * weight
-    except (RuntimeError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder} holds a file that is no average ({error}): delete it") from None
+    steps = [file.step for file in kept for _ in file.gammas]
+    shares, lacking = combination(steps, [g for file in kept for g in file.gammas], kept[-1].step, gamma)
     if lacking > MOST_LACKING:
         raise ConfigError(
-            f"ema is {length}, which the {len(paths)} files in {folder} make only to {lacking:.0%}: choose a "
+            f"ema is {length}, which the {len(kept)} files in {folder} make only to {lacking:.0%}: choose a "
             "length nearer to those that were kept, or train with a smaller "
             "callbacks.power_ema.every_n_train_steps"
         )
+    total: dict[str, Tensor] = {}
+    left = iter(shares.tolist())
+    for file in kept:
+        add_averages(total, file, [next(left) for _ in file.gammas])
     return total
 
 
-def averages_in(path: Path) -> list[Kept]:
-    """Return the averages in a file of ``PowerEMA``, whose weights are named NUMBER/NAME."""
-    weights, metadata = read_weights(path)
-    averages = [Kept({}, int(path.stem), exponent(length, "lengths")) for length in metadata["lengths"]]
-    for name, weight in weights.items():
-        number, _, name = name.partition("/")
-        averages[int(number)].weights[name] = weight
-    return averages
+def kept_in(path: Path) -> Kept:
+    """Return what a file of ``PowerEMA`` holds; ConfigError if it is no such file."""
+    try:
+        gammas = [exponent(length, "lengths") for length in read_metadata(path)["lengths"]]
+        return Kept(path, int(path.stem), gammas)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is no file of averages ({error}): delete it") from None
+
+
+def add_averages(total: dict[str, Tensor], file: Kept, shares: Sequence[float]) -> None:
+    """Add a file's averages, whose weights are named NUMBER/NAME, times their shares, to a total by name."""
+    try:
+        for name, weight in read_weights(file.path)[0].items():
+            number, _, name = name.partition("/")
+            total[name] = total.get(name, 0) + shares[int(number)] * weight
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file.path} is no file of averages ({error}): delete it") from None

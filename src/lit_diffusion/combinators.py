@@ -1,8 +1,8 @@
 """Denoisers made of others: anagrams, hybrid images, blends, another schedule, images restored.
 
 Where two are made one, each has its condition, ``Labelled(denoiser, y)``, and the combination takes none. It
-is linear in the two estimates of the same x_t, so its x and eps still meet in x_t, and every sampler,
-schedule and network works with it. Three lines make anagrams of 6 and 9:
+is linear in the two estimates of the same x_t, so its x and eps still meet in x_t where theirs do, and every
+sampler, schedule and network works with it. Three lines make anagrams of 6 and 9:
 
     six, nine = (Labelled(guided, torch.tensor([label])) for label in (6, 9))
     both = Anagram(six, nine, "rotate_180")
@@ -139,11 +139,14 @@ class Restored(Combinator):
     gradient for each iteration and one more.
 
     Args:
-        denoiser: (x_t, t, y) -> Estimate, without a condition on the image.
+        denoiser: (x_t, t, y) -> Estimate, without a condition on the image; its x and eps meet in x_t.
         observe: A, linear and differentiable, (B, C, H, W) -> (B, ...).
         observed: y, (B, ...), or one for all.
         noise: standard deviation of the observation's noise, above 0.
         iterations: of conjugate gradients.
+
+    Raises:
+        ConfigError: x and eps don't meet.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class Restored(Combinator):
         iterations: int = 3,
     ):
         super().__init__(denoiser)
+        self.check_meets("edit restore")
         self.observe = observe
         self.observed = observed
         self.noise = noise

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from typing import cast
 
 import torch
@@ -64,6 +65,14 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def null(self, y: Tensor) -> Tensor:
         """Return conditions shaped like y that mean no condition."""
+
+    def check_meets(self, use: str) -> None:
+        """Raise ConfigError unless x and eps always meet in x_t, as a use needs, and x_t is never held."""
+        if not self.meets or self.holds:
+            raise ConfigError(
+                f"{use} needs estimates of x and eps that meet in x_t at every time, which this guidance "
+                "doesn't give: choose guidance=cfg"
+            )
 
 
 class NetworkDenoiser(Denoiser):
@@ -196,7 +205,7 @@ class Labelled(Combinator):
     """
 
     def __init__(self, denoiser: Denoiser, y: Tensor | None):
-        super().__init__(denoiser)
+        super().__init__(copy(denoiser))  # guidance may remember its walk, which is that of one condition
         self.y = y
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Estimate:

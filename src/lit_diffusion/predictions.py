@@ -13,7 +13,7 @@ from lit_diffusion.common.errors import check_number
 
 
 class Estimate(NamedTuple):
-    """An estimate of both ends of the path through x_t: x_t = alpha x + sigma eps holds exactly.
+    """An estimate of both ends of the path through x_t: x_t = alpha x + sigma eps, but where CFG++ guides.
 
     Attributes:
         x, eps: the image and the noise, (B, C, H, W).

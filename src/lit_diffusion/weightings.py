@@ -1,6 +1,6 @@
 """Weightings: how much an error counts at each noise level.
 
-A weighting is of the squared error of x, whatever the network's output means: of an output that an error
+All but one are of the squared error of x, whatever the network's output means: of an output that an error
 of 1 in x moves by ``dx_weight``, the squared error counts weight / dx_weight^2. A paper's weight of the
 squared error of eps is multiplied by the signal-to-noise ratio to be one of x.
 """
@@ -15,11 +15,11 @@ from lit_diffusion.models.blocks import sinusoidal
 
 
 class Weighting(nn.Module, ABC):
-    """How much an error in x counts at each noise level."""
+    """How much an error counts at each noise level."""
 
     @abstractmethod
-    def on_x(self, log_snr: Tensor) -> Tensor:
-        """Return the weights (B,) of squared errors of x at these log signal-to-noise ratios (B,)."""
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        """Return the weights (B,) of squared errors of the output, as ``forward`` has its arguments."""
 
     def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
         """Return the weighted losses, (B,).
@@ -31,26 +31,30 @@ class Weighting(nn.Module, ABC):
         """
         return loss * self.on_output(log_snr, dx_weight)
 
-    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
-        """Return the weights (B,) of squared errors of the output."""
-        return self.on_x(log_snr) / dx_weight**2
-
     def offset(self, log_snr: Tensor) -> Tensor:
         """Return what of the weighted losses (B,) says nothing of the errors."""
         return torch.zeros_like(log_snr)
 
 
+class WeightingOfX(Weighting):
+    """How much an error of x counts at each noise level, whatever the network's output means."""
+
+    @abstractmethod
+    def on_x(self, log_snr: Tensor) -> Tensor:
+        """Return the weights (B,) of squared errors of x at these log signal-to-noise ratios (B,)."""
+
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        return self.on_x(log_snr) / dx_weight**2
+
+
 class Unweighted(Weighting):
     """Every error of the output counts 1, as the papers of each prediction have it."""
 
-    def on_x(self, log_snr: Tensor) -> Tensor:
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
         return torch.ones_like(log_snr)
 
-    def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
-        return loss
 
-
-class MinSNR(Weighting):
+class MinSNR(WeightingOfX):
     """min(SNR, gamma) (Hang et al. 2023, equation 5).
 
     Args:
@@ -81,7 +85,7 @@ class SoftMinSNR(MinSNR):
         return snr * self.gamma / (snr + self.gamma)
 
 
-class P2(Weighting):
+class P2(WeightingOfX):
     """1 / (k + SNR)^gamma as a weight of eps (Choi et al. 2022, P2).
 
     Args:
@@ -101,7 +105,7 @@ class P2(Weighting):
         return snr / (self.k + snr) ** self.gamma
 
 
-class SigmoidWeighting(Weighting):
+class SigmoidWeighting(WeightingOfX):
     """The sigmoid of bias - log SNR as a weight of eps (Kingma and Gao 2023; Hoogeboom et al. 2024).
 
     The papers weigh an integral over log SNR; here the integral is over the times that are drawn.
@@ -119,7 +123,7 @@ class SigmoidWeighting(Weighting):
         return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
 
 
-class VelocityWeighting(Weighting):
+class VelocityWeighting(WeightingOfX):
     """(alpha / sigma + 1)^2: the squared error of eps - x, the velocity, whatever the network puts out.
 
     Args:
@@ -141,7 +145,7 @@ class VelocityWeighting(Weighting):
         return weight if self.most is None else weight.clamp(max=self.most)
 
 
-class EdmWeighting(Weighting):
+class EdmWeighting(WeightingOfX):
     """(s^2 + s_d^2) / (s s_d)^2 with s = sigma / alpha (Karras et al. 2022, table 1).
 
     Every error of the output of prediction edm counts 1 by it.
@@ -187,8 +191,8 @@ class Learned(Weighting):
         """Return u, the logarithm of the loss that is expected, (B,)."""
         return self.u(sinusoidal(log_snr, self.width).to(self.u.weight)).flatten()
 
-    def on_x(self, log_snr: Tensor) -> Tensor:
-        return self.base.on_x(log_snr) / self.uncertainty(log_snr).exp()
+    def on_output(self, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
+        return self.base.on_output(log_snr, dx_weight) / self.uncertainty(log_snr).exp()
 
     def forward(self, loss: Tensor, log_snr: Tensor, dx_weight: Tensor) -> Tensor:
         u = self.uncertainty(log_snr)

@@ -379,6 +379,8 @@ def test_vendors_as_labels_or_splits_and_without_tones(emoji):
     images, labels = emoji(labels="vendor", skin_tones=False).load(True)
     assert [vendor for _, vendor, _ in pixels(images)] == [100 * label for label in labels.tolist()]
     assert {tone for _, _, tone in pixels(images)} == {0}
+    with pytest.raises(ConfigError, match="each split would have one label"):
+        emoji(labels="vendor", split="vendor")
     source = emoji(split="vendor")
     assert {vendor for _, vendor, _ in pixels(source.load(True)[0])} == {0}
     assert {vendor for _, vendor, _ in pixels(source.load(False)[0])} == {100}

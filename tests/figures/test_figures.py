@@ -160,6 +160,16 @@ def test_loss_plots_what_the_run_logged(trained_run):
     lines = {line.get_label().split()[-1]: line for line in figure.axes[0].lines}
     assert lines["train/loss"].get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
     assert len(lines["val/loss"].get_xdata()) == 2
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_a_loss_below_0_is_drawn_too(tmp_path):
+    """As that of weighting=learned is, once it is small."""
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "metrics.csv").write_text("step,train/loss\n0,0.7\n1,-0.4\n")
+    figure, _ = curves.loss(str(tmp_path))
+    low, high = figure.axes[0].get_ylim()
+    assert figure.axes[0].get_yscale() == "linear" and low < -0.4 < 0.7 < high
 
 
 def test_fid_over_images_seen(trained_run, drawn):

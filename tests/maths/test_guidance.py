@@ -1,12 +1,16 @@
 """Each method of guidance against its formula, and on data whose best denoiser is known."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
 import torch
 from gaussian import Mixture, exact_denoiser
+from torch import nn
 
+from lit_diffusion.combinators import Blend, Restored
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.denoiser import Labelled, NetworkDenoiser
 from lit_diffusion.guidance import (
     AutoGuidance,
     Guidance,
@@ -17,6 +21,10 @@ from lit_diffusion.guidance import (
 from lit_diffusion.predictions import V
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M
+from lit_diffusion.samplers.heun import Heun
+from lit_diffusion.samplers.inversion import inverted
+from lit_diffusion.samplers.sde import SDE
+from lit_diffusion.samplers.unipc import UniPC
 from lit_diffusion.schedules import Cosine, Flow
 
 LABEL = 2
@@ -104,6 +112,15 @@ def test_apg_remembers_no_gradients():
     assert not guided._now[1].requires_grad
 
 
+def test_apg_remembers_the_walk_of_each_condition_by_itself():
+    guided = ProjectedGuidance(3.0).applied(exact_denoiser(Mixture, Flow(), V()))
+    weight = torch.full((9,), 0.5)
+    shared = Blend(Labelled(guided, torch.tensor([0])), Labelled(guided, torch.tensor([1])), weight)
+    apart = Blend(*(Labelled(deepcopy(guided), torch.tensor([y])) for y in (0, 1)), weight)
+    found = [DDIM(20, clip=False)(denoiser, noise()) for denoiser in (shared, apart)]
+    assert torch.equal(*found)
+
+
 def test_apg_overshoots_less_than_guidance():
     """Along the point that is asked for, which is what grows glaring in an image."""
     plain, projected = (
@@ -124,7 +141,7 @@ def test_cfg_zero_is_its_formula():
     torch.testing.assert_close(alpha * x + sigma * eps, x_t)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(20, clip=False), DPMpp2M(20, clip=False)])
+@pytest.mark.parametrize("sampler", [DDIM(20, clip=False), SDE(20, clip=False, rate=0.0)])
 def test_cfg_zero_stands_still_at_first(sampler):
     denoiser = exact_denoiser(Mixture, Flow(), V())
     guided = ZeroGuidance(3.0, still=0.1).applied(denoiser)
@@ -139,13 +156,21 @@ def test_standing_still_is_for_a_flow_and_samplers_that_can():
     with pytest.raises(ConfigError, match="no flow"):
         still.applied(exact_denoiser(Mixture, Cosine(), V()))
     held = still.applied(exact_denoiser(Mixture, Flow(), V()))
-    for sampler in (DPMpp2M(5, clip=True), DDIM(5, clip=False, eta=1.0)):
+    for sampler in (
+        DDIM(5, clip=True),
+        DDIM(5, clip=False, eta=1.0),
+        Heun(5, clip=False),
+        DPMpp2M(5, clip=False),
+        UniPC(5, clip=False),
+    ):
         with pytest.raises(ConfigError, match="is to hold"):
             sampler.check(held)
         sampler.check(ZeroGuidance(3.0).applied(exact_denoiser(Mixture, Cosine(), V())))
-    DPMpp2M(5, clip=False).check(held)
+    DDIM(5, clip=False).check(held)
     with pytest.raises(ConfigError, match="to stand still"):
         ZeroGuidance(3.0, rescale=0.7, still=0.04)
+    with pytest.raises(ConfigError, match=r"add guidance\.interval=\[0,1\]"):
+        ZeroGuidance(3.0, (0.2, 0.8), still=0.04)
 
 
 def test_cfg_zero_overshoots_less_than_guidance():
@@ -187,6 +212,52 @@ def test_cfg_pp_is_guidance_whose_scale_depends_on_the_step():
             for guidance in (ManifoldGuidance(0.4), Guidance(scale))
         ]
         torch.testing.assert_close(*steps)
+
+
+@pytest.mark.parametrize("guidance", [ManifoldGuidance(0.5), ZeroGuidance(2.0, still=0.04)])
+def test_inversion_and_restoration_refuse_what_they_would_do_otherwise(guidance):
+    guided = Labelled(guidance.applied(exact_denoiser(Mixture, Flow(), V())), torch.tensor([LABEL]))
+    with pytest.raises(ConfigError, match="edit invert needs estimates of x and eps that meet"):
+        inverted(guided, noise(), DDIM(5, clip=False).times(guided.schedule))
+    with pytest.raises(ConfigError, match="edit restore needs estimates of x and eps that meet"):
+        Restored(guided, lambda x: x, noise(), noise=0.1)
+
+
+class OnOneDevice(nn.Module):
+    """A network that asks for all that it is given on one device."""
+
+    num_classes = 3
+
+    def forward(self, x_t, time_input, y=None):
+        assert x_t.device == time_input.device == y.device
+        return x_t / 2
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance(2.0),
+        Guidance(2.0, (0.2, 0.8), rescale=0.5),
+        ProjectedGuidance(2.0),
+        ZeroGuidance(2.0, still=0.3),
+        ManifoldGuidance(0.5),
+        AutoGuidance(2.0),
+    ],
+)
+def test_images_may_be_on_another_device_than_times(guidance):
+    """As on a GPU; the device meta computes nothing but shapes, and mixes with no other."""
+    denoiser, worse = (NetworkDenoiser(OnOneDevice(), Flow(), V()) for _ in range(2))
+    start, y = torch.empty(4, 1, 8, 8, device="meta"), torch.empty(4, dtype=torch.long, device="meta")
+    assert DDIM(10, clip=False)(guidance.applied(denoiser, worse), start, y).device.type == "meta"
+
+
+def test_a_model_that_knows_no_null_label_is_not_guided_by_it():
+    for guidance in (Guidance(0.0), Guidance(2.0), ZeroGuidance(1.0)):
+        with pytest.raises(ConfigError, match=r"module\.label_dropout is 0, but guidance\.scale is"):
+            guidance.check_dropout(0.0)
+        guidance.check_dropout(0.1)
+    Guidance(1.0).check_dropout(0.0)
+    AutoGuidance(2.0).check_dropout(0.0)
 
 
 @pytest.mark.parametrize("sampler", [DDIM(5, clip=True), DPMpp2M(5, clip=False)])

@@ -463,6 +463,17 @@ def test_differences_are_paired():
         ({"evaluate": [*STUDY["evaluate"], "features=vgg"]}, "features is vgg"),
         ({"evaluate": [*STUDY["evaluate"], "y=11"]}, "y is 11: choose all, null, or labels from 0 to 9"),
         ({"evaluate": [*STUDY["evaluate"], "sampler=ancestral", "steps=3000"]}, "wants 3000 steps"),
+        (
+            {"evaluate": [*STUDY["evaluate"], "guidance=cfg_pp", "sampler=ddim", "sampler.clip=true"]},
+            "needs estimates of x and eps that meet in x_t",
+        ),
+        ({"evaluate": [*STUDY["evaluate"], "guidance=autoguidance"]}, "give guidance.bad=PATH"),
+        (
+            {"evaluate": [*STUDY["evaluate"], "guidance=autoguidance", "guidance.bad=no.ckpt"]},
+            "no.ckpt does not",
+        ),
+        ({"evaluate": [*STUDY["evaluate"], "ema=0.1"]}, "ema is 0.1, but the training keeps no averages"),
+        ({"train": [*STUDY["train"], "module.label_dropout=0"]}, "module.label_dropout is 0"),
         ({"evaluate": ["n=many,=", "steps"]}, "overrides of evaluate: n=many,= steps"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": [0, 0]}, "seeds is"),

@@ -250,6 +250,12 @@ MUTANTS = {
     "coupling: left out of training": Mutant(
         "train/module.py", "x, other, eps = self.coupling(x, other, eps)", "pass", "train/test_module.py"
     ),
+    "guidance: times on another device": Mutant(
+        "common/tensors.py", "values.to(like.device).reshape", "values.reshape", METHODS
+    ),
+    "apg: one memory for two conditions": Mutant(
+        "denoiser.py", "super().__init__(copy(denoiser))", "super().__init__(denoiser)", METHODS
+    ),
     "apg: along the image too": Mutant(
         "guidance/apg.py", "difference - (1 - self.guidance.parallel) * parallel", "difference", METHODS
     ),

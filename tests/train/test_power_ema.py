@@ -130,9 +130,14 @@ def test_mistakes_are_refused(run, config, options, says):
 
 
 def test_what_cannot_be_averaged_is_refused(run, config, tmp_path):
-    damaged = run.parent.parent / "averages" / "00000004.safetensors"
+    averages = run.parent.parent / "averages"
+    notes, damaged = averages / "notes.safetensors", averages / "00000004.safetensors"
+    notes.write_bytes(damaged.read_bytes())
+    with pytest.raises(ConfigError, match=r"notes\.safetensors is no file of averages"):
+        load(config(f"ckpt={run}", "ema=0.1", config_name="sample"))
+    notes.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-40])
-    with pytest.raises(ConfigError, match="holds a file that is no average"):
+    with pytest.raises(ConfigError, match="is no file of averages"):
         load(config(f"ckpt={run}", "ema=0.1", config_name="sample"))
     with pytest.raises(ConfigError, match="the checkpoint of a run with callbacks=power_ema"):
         rebuilt(tmp_path / "nowhere", 8, 0.1)

@@ -4,8 +4,8 @@ from torch import Tensor
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Return values (B,) as (B, 1, 1, 1), to be broadcast against images ``like`` (B, C, H, W)."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    """Return values (B,) as (B, 1, 1, 1), on the device of images ``like`` (B, C, H, W), for broadcasting."""
+    return values.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -44,15 +44,27 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RuntimeError: the file is damaged, or wasn't written by ``write_weights``.
     """
+    metadata = read_metadata(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()[KEY])
         weights, expected = load_file(path), metadata.pop(CHECKSUM)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise RuntimeError(f"{path}: {error}") from error
     if checksum(weights) != expected:
         raise RuntimeError(f"{path}: its weights aren't those that were written")
     return {name: in_dtype(weight) for name, weight in weights.items()}, metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata, and the checksum with them, without reading the weights.
+
+    Raises:
+        RuntimeError: as ``read_weights``.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads(file.metadata()[KEY]))
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RuntimeError(f"{path}: {error}") from error
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:

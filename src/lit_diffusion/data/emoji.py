@@ -100,6 +100,11 @@ class Emoji(Pictures):
                 f"data.source.vendors is {list(vendors)}: choose one of {', '.join(VENDORS)}, or both, which "
                 "split=vendor needs"
             )
+        if labels == split == "vendor":
+            raise ConfigError(
+                "data.source.labels and data.source.split are vendor, so that each split would have one "
+                "label: choose split=emoji, or labels=category"
+            )
         self.root = Path(root)
         self.vendors = tuple(vendors)
         self.labels = labels

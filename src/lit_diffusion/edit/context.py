@@ -1,7 +1,6 @@
 """What every edit works with."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +62,7 @@ class EditContext:
                 "" if self.denoiser.conditional else ", or train with model.num_classes='${data.num_classes}'"
             )
             raise ConfigError(f"{key} is {condition}: {error}{more}") from None
-        own = copy(self.denoiser)  # guidance may remember its walk
-        return Labelled(own, y if y is None else y.to(self.device))
+        return Labelled(self.denoiser, y if y is None else y.to(self.device))
 
     def sample_from(self, x_t: Tensor, denoiser: Denoiser, noise: Noise, **options: Any) -> Tensor:
         """Sample from x_t on, with options of ``Sampler``; (B, C, H, W), on the CPU."""

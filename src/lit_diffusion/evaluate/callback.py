@@ -31,7 +31,7 @@ class Evaluation(AfterEpochs):
 
     Args:
         sampler: how to sample.
-        guidance: scale, interval and rescale, as in ``Guidance``.
+        guidance: as ``Guidance.from_config`` takes it.
         n: samples; labels, if the model knows any, have the shares of the training split's, and images
             that condition it are of test images.
         epochs: as in ``AfterEpochs``.

@@ -156,6 +156,15 @@ class Guidance:
         """Whether the condition has no effect at any time."""
         return self.scale == 0 and self.interval == (0, 1) and self.ends_at_0 and not self.without_labels
 
+    def check_dropout(self, label_dropout: float) -> None:
+        """Raise ConfigError if this uses the null label, and training dropped none."""
+        uses_null = (self.scale != 1 or self.acts_at_1) and not self.without_labels
+        if uses_null and label_dropout == 0:
+            raise ConfigError(
+                f"module.label_dropout is 0, but guidance.scale is {self.scale:g}, which needs a model that "
+                "has learnt the null label: train with module.label_dropout=0.1, or choose guidance.scale=1"
+            )
+
     def applied(self, denoiser: Denoiser, worse: Denoiser | None = None) -> Denoiser:
         """Return the denoiser, guided; itself where this is the default.
 

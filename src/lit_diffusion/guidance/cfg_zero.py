@@ -47,7 +47,7 @@ class ZeroGuidance(Guidance):
 
     Attributes:
         still: share of the path, from noise on, on which v is 0; the paper's is 0.04. On the flow schedule
-            x_t then stays where it is, by samplers that neither clip nor add noise.
+            x_t then stays where it is by ddim, unclipped. Other samplers would go on from what was held.
     """
 
     still: float = 0.0
@@ -60,6 +60,11 @@ class ZeroGuidance(Guidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("guidance.still", self.still, least=0, most=0.5)
+        if self.still and self.interval[1] < 1:
+            raise ConfigError(
+                f"guidance.still is {self.still}, but guidance.interval is {list(self.interval)}, which "
+                "leaves out the first part of the path: add guidance.interval=[0,1]"
+            )
         if self.still and self.rescale:
             raise ConfigError(
                 f"guidance.still is {self.still} and guidance.rescale {self.rescale}, which would move "

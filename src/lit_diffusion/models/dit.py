@@ -25,9 +25,9 @@ class DiT(nn.Module):
     """A transformer whose tokens are patches of the image (Peebles and Xie 2023, DiT).
 
     Time and label set scale, shift and gate of every block. The gates start at zero: training starts from
-    identities and an output of zero. Positions are told by rotating queries and keys (Su et al. 2021, RoPE),
-    half of the features by the row and half by the column; queries and keys are normalised (Henry et al.
-    2020), so that attention doesn't saturate.
+    blocks that are identities and an output of zero. Positions are told by rotating queries and keys (Su et
+    al. 2021, RoPE), half of the features by the row and half by the column; queries and keys are normalised
+    (Henry et al. 2020), so that attention doesn't saturate.
 
     Args:
         channels: image channels.

@@ -58,7 +58,9 @@ class Sampler(ABC):
         self.clip = clip
         self.grid = grid
 
-    needs_meeting = True  # whether it takes x and eps to meet in x_t
+    needs_meeting = (
+        True  # whether it takes x and eps to meet in x_t, also when it uses estimates of other times
+    )
 
     @property
     def stochastic(self) -> bool:
@@ -80,11 +82,10 @@ class Sampler(ABC):
                 f"sampler {type(self).__name__}, with sampler.clip {self.clip}, needs estimates of x and eps "
                 "that meet in x_t, which this guidance doesn't give: choose sampler=ddim sampler.clip=false"
             )
-        if denoiser.holds and (self.stochastic or self.clip is not False):
+        if denoiser.holds and (self.needs_meeting or self.stochastic or self.clip is not False):
             raise ConfigError(
                 f"sampler {type(self).__name__}, with sampler.clip {self.clip}, moves what guidance.still "
-                "is to hold: choose one without fresh noise or clipping, such as sampler=ddim "
-                "sampler.clip=false"
+                "is to hold, or goes on from it: choose sampler=ddim sampler.clip=false"
             )
         self.times(denoiser.schedule)
         schedule = denoiser.schedule

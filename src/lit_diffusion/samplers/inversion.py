@@ -21,7 +21,11 @@ def inverted(denoiser: Denoiser, x: Tensor, times: Tensor) -> Tensor:
             sigma.
         x: images, (B, C, H, W).
         times: decreasing, 0 last, as a sampler's grid.
+
+    Raises:
+        ConfigError: x and eps of the estimates don't meet in x_t.
     """
+    denoiser.check_meets("edit invert")
     schedule, up = denoiser.schedule, times.flip(0).clamp(min=denoiser.schedule.t_min)
     x = (schedule.alpha(up[0]) / schedule.alpha(times[-1])).to(x) * x
     for s, t in pairwise(up):

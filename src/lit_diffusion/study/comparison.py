@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 from rich.table import Table
-from torch.distributions import StudentT
+from scipy.special import stdtrit
 
 from lit_diffusion.common.files import write_json
 from lit_diffusion.evaluate.report import SCORES, floor_in_shares
@@ -125,10 +125,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 def t_quantile(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's t distribution."""
-    t = torch.linspace(0, 20, 200_001, dtype=torch.float64)
-    density = StudentT(torch.tensor(float(degrees), dtype=torch.float64)).log_prob(t).exp()
-    below = 0.5 + torch.cumulative_trapezoid(density, t)
-    return float(t[1:][below >= 0.975][0])
+    return float(stdtrit(degrees, 0.975))
 
 
 def comparison_table(result: Comparison) -> Table:

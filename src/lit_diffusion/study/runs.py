@@ -23,7 +23,8 @@ from lit_diffusion.evaluate.conditions import with_all_labels
 from lit_diffusion.evaluate.evaluators import MEASURED_BY
 from lit_diffusion.evaluate.run import check_evaluation
 from lit_diffusion.features.network import OURS, load_features
-from lit_diffusion.loading import build_sampler, choose_guidance, load
+from lit_diffusion.guidance import AutoGuidance
+from lit_diffusion.loading import build_sampler, choose_guidance, load, load_worse
 from lit_diffusion.sample.conditions import conditions
 from lit_diffusion.train.run import prepare
 
@@ -144,9 +145,16 @@ def weights_sha256(evaluation: DictConfig) -> str:
 
 def check_sampling_of(evaluation: DictConfig, training: DictConfig) -> None:
     """Raise ConfigError if the trained model couldn't be sampled as the evaluation says."""
-    denoiser = build_denoiser(training)
-    build_sampler(evaluation, training).check(denoiser)
-    choose_guidance(evaluation, training).applied(denoiser)
+    denoiser, guidance, worse = build_denoiser(training), choose_guidance(evaluation, training), None
+    guidance.check_dropout(training.module.label_dropout)
+    if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
+        worse = load_worse(guidance, denoiser, training, evaluation.trust)
+    build_sampler(evaluation, training).check(guidance.applied(denoiser, worse))
+    if evaluation.ema is not None and not training.callbacks.get("power_ema"):
+        raise ConfigError(
+            f"ema is {evaluation.ema}, but the training keeps no averages of other lengths: add "
+            "callbacks=power_ema to study.train, or leave ema out"
+        )
     if not denoiser.condition_channels:
         conditions(with_all_labels(evaluation), denoiser)
 
@@ -176,8 +184,9 @@ def check_training(choice: str, training: DictConfig, evaluation: DictConfig) ->
 
 
 def hashes(evaluation: DictConfig) -> list[str]:
-    """Return the hashes of the files that an evaluation reads: samples, and networks that measure."""
+    """Return the hashes of the files that an evaluation reads: samples, a worse model, measuring networks."""
     given = [Path(str(evaluation[key])) for key in ("samples", "features", "second")]
+    given.append(Path(str((evaluation.get("guidance") or {}).get("bad"))))
     return [sha256_of(path) for path in (*given, *sorted(OURS.values())) if path.is_file()]
 
 

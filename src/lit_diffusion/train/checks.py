@@ -21,7 +21,6 @@ from lit_diffusion.common.log import log
 from lit_diffusion.conditions import Paired
 from lit_diffusion.couplings import Independent, MinibatchOT, Semidiscrete
 from lit_diffusion.denoiser import NetworkDenoiser
-from lit_diffusion.guidance import Guidance
 from lit_diffusion.samplers.base import Sampler
 from lit_diffusion.train.module import LitDiffusion
 from lit_diffusion.train.trainer_checks import check_trainer
@@ -245,16 +244,6 @@ def trial(
     if not isinstance(output, Tensor):
         return f"it returns a {type(output).__name__}"
     return f"it makes {tuple(output.shape)} of {tuple(x.shape)}" if output.shape != x.shape else None
-
-
-def check_guidance(guidance: Guidance, label_dropout: float) -> None:
-    """Raise ConfigError for guidance by a model that never learns what no label means."""
-    uses_null = guidance.scale != 1 or guidance.acts_at_1
-    if uses_null and guidance.scale != 0 and label_dropout == 0:
-        raise ConfigError(
-            f"module.label_dropout is 0, but guidance.scale is {guidance.scale:g}, which needs a model that "
-            "has learnt the null label: choose module.label_dropout=0.1"
-        )
 
 
 def check_optimizer(module: LitDiffusion) -> torch.optim.Optimizer:

@@ -38,7 +38,6 @@ from lit_diffusion.train.callbacks.wandb_id import WandbId, wandb_id
 from lit_diffusion.train.checks import (
     check_augment,
     check_coupling,
-    check_guidance,
     check_labels,
     check_lr_scheduler,
     check_metric,
@@ -161,7 +160,7 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     check_lr_scheduler(module, check_optimizer(module))
     guidance = Guidance.from_config(cfg.guidance)  # also sampling's default, after training
     guidance.applied(module.denoiser)
-    check_guidance(guidance, module.label_dropout)
+    guidance.check_dropout(module.label_dropout)
     callbacks = build_callbacks(cfg, module, datamodule)
     samplers = [sampler for c in callbacks if isinstance(sampler := getattr(c, "sampler", None), Sampler)]
     warn_of_fresh_noise(type(module.coupling).__name__, any(sampler.stochastic for sampler in samplers))

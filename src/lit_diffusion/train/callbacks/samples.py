@@ -41,7 +41,7 @@ class Samples(AfterEpochs):
 
     Args:
         sampler: how to sample.
-        guidance: scale, interval and rescale, as in ``Guidance``.
+        guidance: as ``Guidance.from_config`` takes it.
         n: number of samples of each seed; labels, if the model knows any, come in turn.
         columns: samples in a row.
         epochs: as in ``AfterEpochs``.
