@@ -15,7 +15,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.train.callbacks.ema import EMA
-from lit_diffusion.train.run import build_module, build_trainer, main, train
+from lit_diffusion.train.run import build_module, build_trainer, main, prepare, train
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -165,6 +165,11 @@ def test_overfit_learns_a_batch_by_heart(config):
         config("debug=overfit", "callbacks.samples=null", "data.batch_size=4", "model.widths=[32,48]")
     )
     assert metrics["train/loss"] < 0.005
+
+
+@pytest.mark.parametrize("debug", ["limit", "overfit"])
+def test_recipes_that_are_guided_can_be_debugged(config, debug):
+    prepare(config("experiment=quickstart", f"debug={debug}"))
 
 
 def test_a_run_leaves_checkpoints_pictures_and_metrics(config, tmp_path):
