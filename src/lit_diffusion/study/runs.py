@@ -70,21 +70,29 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
         ConfigError: a value that the run couldn't work with.
     """
     evaluation = plan_evaluation(cfg, choice, seed)
-    own = cfg.study.choices[choice] or {}
-    own_evaluation, own_training = own.get("evaluate", []), own.get("train", [])
     if cfg.study.train is None:
-        for key in ("ckpt", "samples", "pretrained"):
-            if cfg.ckpt and evaluation.get(key):
-                raise ConfigError(
-                    f"ckpt is {cfg.ckpt}, but {choice} has {key} {evaluation[key]}: leave one out"
-                )
-        evaluation.ckpt = cfg.ckpt or evaluation.ckpt
-        ours = evaluation.samples is None and evaluation.get("pretrained") is None
-        weights = weights_sha256(evaluation) if ours else None
-        name = folder_name([*own_evaluation, f"seed={seed}"], evaluation, weights, hashes(evaluation))
-        evaluation.out = str(out / "evaluations" / name)
-        return Run(choice, seed, None, evaluation)
-    training = measured(composed("train", [*cfg.study.train, *own_training, f"seed={seed}"]))
+        return plan_sampling(cfg, choice, seed, out, evaluation)
+    return plan_training(cfg, choice, seed, out, evaluation)
+
+
+def plan_sampling(cfg: DictConfig, choice: str, seed: int, out: Path, evaluation: DictConfig) -> Run:
+    """Return a run that trains nothing, as ``plan_run``."""
+    for key in ("ckpt", "samples", "pretrained"):
+        if cfg.ckpt and evaluation.get(key):
+            raise ConfigError(f"ckpt is {cfg.ckpt}, but {choice} has {key} {evaluation[key]}: leave one out")
+    evaluation.ckpt = cfg.ckpt or evaluation.ckpt
+    ours = evaluation.samples is None and evaluation.get("pretrained") is None
+    weights = weights_sha256(evaluation) if ours else None
+    overrides = [*own_overrides(cfg, choice, "evaluate"), f"seed={seed}"]
+    name = folder_name(overrides, evaluation, weights, hashes(evaluation))
+    evaluation.out = str(out / "evaluations" / name)
+    return Run(choice, seed, None, evaluation)
+
+
+def plan_training(cfg: DictConfig, choice: str, seed: int, out: Path, evaluation: DictConfig) -> Run:
+    """Return a run that trains first, as ``plan_run``."""
+    own = [*own_overrides(cfg, choice, "train"), f"seed={seed}"]
+    training = measured(composed("train", [*cfg.study.train, *own]))
     evaluation.trust = [*evaluation.trust, *named_classes(training)]  # its own checkpoint's
     check_training(choice, training, evaluation)
     for score in ("class_accuracy", "class_accuracy_second", "cas"):
@@ -92,15 +100,21 @@ def plan_run(cfg: DictConfig, choice: str, seed: int, out: Path) -> Run:
             raise ConfigError(
                 f"study.scores has {score}, but the model has no labels: add model.num_classes=10"
             )
-    overrides = [*own_evaluation, *own_training, f"seed={seed}"]
-    name = folder_name(overrides, evaluation, training, hashes(evaluation))
+    name = folder_name(
+        [*own_overrides(cfg, choice, "evaluate"), *own], evaluation, training, hashes(evaluation)
+    )
     evaluation.out = str(out / "evaluations" / name)
-    training.out = str(out / "runs" / folder_name([*own_training, f"seed={seed}"], training))
+    training.out = str(out / "runs" / folder_name(own, training))
     if seed == cfg.seeds[0]:  # the others' differ in nothing that can't work
         prepare(training)
     evaluation.ckpt = f"{training.out}/checkpoints/last.ckpt"  # best.ckpt may have seen fewer images
     check_sampling_of(evaluation, training)
     return Run(choice, seed, training, evaluation)
+
+
+def own_overrides(cfg: DictConfig, choice: str, of: str) -> list[str]:
+    """Return a choice's own overrides of ``train`` or ``evaluate``."""
+    return [*(cfg.study.choices[choice] or {}).get(of, [])]
 
 
 def name_at_wandb(run: Run, study: str) -> None:
@@ -113,8 +127,8 @@ def name_at_wandb(run: Run, study: str) -> None:
 
 def plan_evaluation(cfg: DictConfig, choice: str, seed: int) -> DictConfig:
     """Return the config of a run's evaluation; what it evaluates is still open."""
-    own = cfg.study.choices[choice] or {}
-    evaluation = composed("evaluate", [*cfg.study.evaluate, *own.get("evaluate", []), f"seed={seed}"])
+    own = own_overrides(cfg, choice, "evaluate")
+    evaluation = composed("evaluate", [*cfg.study.evaluate, *own, f"seed={seed}"])
     evaluation.trust = [*cfg.trust, *evaluation.trust]
     check_evaluation(evaluation)
     choose_precision(evaluation.precision, choose_device(evaluation.device))
