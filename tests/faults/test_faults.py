@@ -196,7 +196,10 @@ def test_an_evaluation_that_was_stopped_goes_on(faulty, trained, place, fault, s
     assert (out / "evaluation.json").is_file()
 
 
-@pytest.mark.parametrize("place", ["step:3", "sampling:4", "scores:2"])
+@pytest.mark.parametrize(
+    "place",
+    ["step:3", *(pytest.param(place, marks=pytest.mark.slow) for place in ("sampling:4", "scores:2"))],
+)
 def test_a_study_that_was_stopped_goes_on(faulty, tmp_path, place):
     """In a training, in its pictures, in the scores of the second run. Planning samples three steps."""
     own = {

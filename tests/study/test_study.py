@@ -147,6 +147,7 @@ study(cfg)
 """
 
 
+@pytest.mark.slow
 def test_what_wandb_is_told_of_a_study(tmp_path):
     """Its trainings and evaluations in one group, named by choice and seed; the table, with pictures."""
     (tmp_path / "told.py").write_text(TOLD)
@@ -255,6 +256,7 @@ def test_a_signal_keeps_its_status(studied, monkeypatch, caplog, status):
     assert "goes on" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(studied, tmp_path):
     """Each training and each evaluation is done by one of them, and both have the whole table."""
     (tmp_path / "conf" / "study").mkdir(parents=True)

@@ -98,6 +98,7 @@ def run_ids(folder):
     return {path.name.split("-")[-1] for path in folder.glob("**/offline-run-*") if path.is_dir()}
 
 
+@pytest.mark.slow
 def test_a_multirun_is_one_run_folder_and_one_wandb_run_each(trained, tmp_path):
     trained(
         "-m", "hydra.sweep.dir=sweep", "schedule=linear,cosine", "optimizer.lr=1e-3,1e-4"
