@@ -139,8 +139,8 @@ def load(cfg: DictConfig) -> Loaded:
     if config.get("coupling"):
         warn_of_fresh_noise(str(config.coupling.get("_target_")).rpartition(".")[2], sampler.stochastic)
     guidance, worse = choose_guidance(cfg, config), None
-    if denoiser.conditional:
-        guidance.check_dropout(config.module.label_dropout)
+    if denoiser.conditional and isinstance(trained := plain(config.get("module")), Mapping):
+        guidance.check_dropout(trained.get("label_dropout"))
     identity = sha256_of(checkpoint_file(path)) + ("" if ema is None else f", average {ema}")
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
         worse = load_worse(guidance, denoiser, config, cfg.trust)

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lit_diffusion import loading
-from lit_diffusion.checkpoint import SHIPPED
+from lit_diffusion.checkpoint import SHIPPED, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.common.files import sha256_of
 from lit_diffusion.features.classifier import accuracy
@@ -402,3 +404,14 @@ def test_a_picture_is_fitted_as_the_training_images_were(tmp_path, trained, conf
     torch.save(contents, path)
     padded = load(config(f"ckpt={path}", config_name="sample")).picture(tmp_path / "wide.png", (1, 28, 28))
     assert padded[0, 0, 0, 0] == -1 and padded[0, 0, 14, 14] == 1
+
+
+@pytest.mark.parametrize("module, refused", [({"label_dropout": 0}, True), ("none", False), (None, False)])
+def test_a_null_label_that_was_never_learnt_guides_nothing(config, monkeypatch, module, refused):
+    checkpoint = read_checkpoint("mnist")
+    checkpoint["hyper_parameters"]["module"] = module
+    monkeypatch.setattr(loading, "read_checkpoint", lambda path: checkpoint)
+    for scale in (0, 2):
+        cfg = config(f"guidance.scale={scale}", config_name="sample")
+        with pytest.raises(ConfigError, match="has learnt the null label") if refused else nullcontext():
+            loading.load(cfg)

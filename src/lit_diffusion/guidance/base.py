@@ -156,8 +156,8 @@ class Guidance:
         """Whether the condition has no effect at any time."""
         return self.scale == 0 and self.interval == (0, 1) and self.ends_at_0 and not self.without_labels
 
-    def check_dropout(self, label_dropout: float) -> None:
-        """Raise ConfigError if this uses the null label, and training dropped none."""
+    def check_dropout(self, label_dropout: float | None) -> None:
+        """Raise ConfigError if this uses the null label, and training dropped none; None: not known."""
         uses_null = (self.scale != 1 or self.acts_at_1) and not self.without_labels
         if uses_null and label_dropout == 0:
             raise ConfigError(

@@ -58,9 +58,8 @@ class Sampler(ABC):
         self.clip = clip
         self.grid = grid
 
-    needs_meeting = (
-        True  # whether it takes x and eps to meet in x_t, also when it uses estimates of other times
-    )
+    # Whether it takes x and eps to meet in x_t, and those of several times to be of one path.
+    needs_meeting = True
 
     @property
     def stochastic(self) -> bool:
