@@ -1,13 +1,12 @@
 """What data cost: beside the tutorial's DataLoader, and mapped from the disk beside in memory."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from bench_commands import run
 from bench_pairs import BATCH, bare_step, config, in_turn, row
 from hydra.utils import instantiate
 from torch import Tensor
@@ -72,8 +71,7 @@ def memory_of_a_large_set() -> int:
     They are the process's own; the pages that are mapped belong to the disk's cache, and go when memory is
     short.
     """
-    command = [sys.executable, __file__]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return int(run(__file__))
 
 
 def own_memory() -> int:

@@ -18,6 +18,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 KEY = "lit_diffusion"  # of the file's metadata
 CHECKSUM = "weights_sha256"  # in it
+UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any], dtype: str) -> None:
@@ -47,7 +48,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata = read_metadata(path)
     try:
         weights, expected = load_file(path), metadata.pop(CHECKSUM)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise RuntimeError(f"{path}: {error}") from error
     if checksum(weights) != expected:
         raise RuntimeError(f"{path}: its weights aren't those that were written")
@@ -63,7 +64,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads(file.metadata()[KEY]))
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise RuntimeError(f"{path}: {error}") from error
 
 

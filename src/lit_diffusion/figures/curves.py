@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -20,16 +21,16 @@ Runs = str | Sequence[str] | None
 def loss(run: Runs) -> tuple[Figure, str]:
     """Draw training and validation loss over steps, of one run or several."""
     figure, axes = new_figure()
-    folders, above_0 = listed(run), True
+    folders = listed(run)
     for k, folder in enumerate(folders):
         metrics = read_metrics(folder)
         for name, style in {"train/loss": ".-", "val/loss": "o--"}.items():
             points = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name)]
             if points:
-                above_0 = above_0 and min(value for _, value in points) > 0
                 label = f"{Path(str(folder)).name} {name}"
                 axes.plot(*zip(*points, strict=True), style, color=f"C{k}", label=label)
-    axes.set(xlabel="step", ylabel="loss", yscale="log" if above_0 else "linear")  # weighting=learned has any
+    above_0 = all(np.min(line.get_ydata()) > 0 for line in axes.lines)  # that of weighting=learned may be any
+    axes.set(xlabel="step", ylabel="loss", yscale="log" if above_0 else "linear")
     axes.legend()
     return figure, f"from {', '.join(f'{folder}/{METRICS}' for folder in folders)}"
 
