@@ -14,7 +14,7 @@ _ROOMS = {
     "couplings": ("ClassOT", "Coupling", "Independent", "MinibatchOT", "Semidiscrete"),
     "data": ("Emoji", "FashionMnist", "Folder", "ImageDataModule", "Mnist", "Npz"),
     "denoiser": ("Denoiser", "Labelled", "NetworkDenoiser"),
-    "guidance": ("Guidance", "Guided"),
+    "guidance": ("APG", "AutoGuidance", "CFGPlusPlus", "CFGZero", "Guidance", "Guided"),
     "models": ("AttnUNet", "ConvNeXtUNet", "DiT", "FCUNet", "SmallUNet"),
     "predictions": ("Edm", "Eps", "Estimate", "Prediction", "V", "Velocity", "X"),
     "samplers": (

@@ -146,7 +146,7 @@ class Restored(Combinator):
         iterations: of conjugate gradients.
 
     Raises:
-        ConfigError: x and eps don't meet.
+        ConfigError: the denoiser's estimates aren't a flow's.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Restored(Combinator):
         iterations: int = 3,
     ):
         super().__init__(denoiser)
-        self.check_meets("edit restore")
+        self.check_flow("edit restore")
         self.observe = observe
         self.observed = observed
         self.noise = noise

@@ -29,14 +29,11 @@ class Coupling(nn.Module, ABC):
 
     by_label = False  # whether it needs labels
 
-    def prepare(self, data: ImageSet, seed: int, resumed: bool) -> None:
-        """Get ready for a training on these images.
+    def prepare(self, data: ImageSet) -> None:
+        """Take the training images, and make room for what a checkpoint may bring."""
 
-        Args:
-            data: the training images.
-            seed: of what is random.
-            resumed: whether a checkpoint is read after this, with the buffers.
-        """
+    def fit(self, seed: int) -> None:
+        """Find what the pairs follow, unless the run goes on from a checkpoint that brought it."""
 
     @abstractmethod
     def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
@@ -111,12 +108,13 @@ class Semidiscrete(Coupling):
         self.rate = rate
         self.register_buffer("potentials", torch.zeros(0))
 
-    def prepare(self, data: ImageSet, seed: int, resumed: bool) -> None:
+    def prepare(self, data: ImageSet) -> None:
         self._data = data
-        device = data.indices.device
-        self.potentials = torch.zeros(len(data), device=device)
-        if not resumed:
-            self._search(rng.generator(seed, "semidiscrete", device=device))
+        self.potentials = torch.zeros(len(data), device=self.potentials.device)
+
+    def fit(self, seed: int) -> None:
+        if not self.potentials.any():
+            self._search(rng.generator(seed, "semidiscrete", device=self.potentials.device))
 
     def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
         images, others = converted(*self._data[self._nearest(eps).to(self._data.indices.device)])

@@ -29,10 +29,12 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         meets: whether x and eps of its estimates meet in x_t, as all samplers but some expect.
         holds: whether it holds x_t where it is at some times, which clipping and fresh noise would undo.
+        remembers: whether an estimate depends on earlier ones of its walk.
     """
 
     meets = True
     holds = False
+    remembers = False
 
     __call__: Callable[..., Estimate]
 
@@ -66,12 +68,20 @@ class Denoiser(nn.Module, ABC):
     def null(self, y: Tensor) -> Tensor:
         """Return conditions shaped like y that mean no condition."""
 
-    def check_meets(self, use: str) -> None:
-        """Raise ConfigError unless x and eps always meet in x_t, as a use needs, and x_t is never held."""
+    def check_flow(self, use: str) -> None:
+        """Raise ConfigError unless the estimates are a flow's, as a use needs.
+
+        Those of one x_t are always the same, its x and eps meet in it, and it is never held.
+        """
         if not self.meets or self.holds:
             raise ConfigError(
                 f"{use} needs estimates of x and eps that meet in x_t at every time, which this guidance "
                 "doesn't give: choose guidance=cfg"
+            )
+        if self.remembers:
+            raise ConfigError(
+                f"{use} needs estimates that depend on x_t and t alone, but this guidance remembers earlier "
+                "ones: choose guidance.momentum=0"
             )
 
 
@@ -182,6 +192,7 @@ class Combinator(Denoiser):
         self.denoiser = denoiser
         self.meets = self.meets and denoiser.meets
         self.holds = denoiser.holds
+        self.remembers = denoiser.remembers
 
     def encode(self, condition: Condition) -> Tensor | None:
         return self.denoiser.encode(condition)

@@ -60,7 +60,8 @@ def test_noise_of_a_label_stays_normal_by_label_alone():
 
 def semidiscrete(images, labels, **options):
     coupling = Semidiscrete(**options)
-    coupling.prepare(ImageSet(images, labels, torch.arange(len(images))), seed=0, resumed=False)
+    coupling.prepare(ImageSet(images, labels, torch.arange(len(images))))
+    coupling.fit(seed=0)
     return coupling
 
 
@@ -106,15 +107,6 @@ def test_a_thousand_images_all_get_noise(caplog):
     assert "of the images got none of" in caplog.text
     coupling.potentials.zero_()
     assert (coupling(eps, labels, eps)[1].bincount(minlength=1000) == 0).float().mean() > 0.3
-
-
-def test_a_resumed_search_is_read_and_not_made_again():
-    images = torch.randint(0, 256, (9, 1, 2, 2), dtype=torch.uint8)
-    first = semidiscrete(images, torch.zeros(9, dtype=torch.int64), iterations=50, batch_size=16)
-    again = Semidiscrete()
-    again.prepare(ImageSet(images, torch.zeros(9, dtype=torch.int64), torch.arange(9)), 0, resumed=True)
-    again.load_state_dict(first.state_dict())
-    assert torch.equal(again.potentials, first.potentials) and first.potentials.any()
 
 
 @pytest.mark.parametrize("mistake", [{"iterations": 0}, {"batch_size": 0}, {"rate": 0.0}])

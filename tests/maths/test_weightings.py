@@ -74,6 +74,14 @@ def test_unweighted_is_the_error_itself():
     assert torch.equal(Unweighted()(SNR, SNR.log(), torch.tensor(3.0)), SNR)
 
 
+def test_what_is_learned_is_computed_in_full_precision():
+    learned, log_snr = Learned(EdmWeighting()), torch.linspace(-9, 9, 50)
+    torch.nn.init.normal_(learned.u.weight)
+    expected = learned.uncertainty(log_snr)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(learned.uncertainty(log_snr), expected)
+
+
 def test_what_is_learned_is_the_logarithm_of_the_loss():
     """By hand: the least of L / e^u + u over u is at u = log L, where every noise level counts 1."""
     learned = Learned(MinSNR(5))

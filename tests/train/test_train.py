@@ -12,6 +12,7 @@ from PIL import Image
 
 from lit_diffusion.checkpoint import build_denoiser, load_denoiser, read_checkpoint
 from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.couplings import Semidiscrete
 from lit_diffusion.figures.curves import read_metrics
 from lit_diffusion.train.callbacks.checkpointing import AtomicCheckpointIO
 from lit_diffusion.train.callbacks.ema import EMA
@@ -387,6 +388,16 @@ def test_a_run_goes_on_with_what_made_its_state(config, tmp_path, change):
     ckpt = f"ckpt={tmp_path}/checkpoints/last.ckpt"
     with pytest.raises(ConfigError, match="can't go on with this config"):
         train(config(*options, change, ckpt, "trainer.max_epochs=2"))
+
+
+def test_a_resumed_run_does_not_search_for_its_coupling_again(straight_and_resumed, monkeypatch):
+    searches, search = [], Semidiscrete._search
+    monkeypatch.setattr(Semidiscrete, "_search", lambda self, g: searches.append(search(self, g)))
+    options = ["coupling=semidiscrete", "coupling.iterations=3", *TINY["small_unet"]]
+    straight, resumed = straight_and_resumed(*options)
+    assert len(searches) == 2  # the straight run's, and that of the run that was gone on with
+    assert straight["coupling.potentials"].any()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_a_run_that_was_cut_off_by_max_steps_goes_on_with_its_epoch(config, tmp_path):

@@ -3,10 +3,10 @@
 Each method has its settings, a ``Guidance``, and makes one estimate of two, in a ``Guided`` denoiser.
 """
 
-from lit_diffusion.guidance.apg import ProjectedGuidance
+from lit_diffusion.guidance.apg import APG
 from lit_diffusion.guidance.autoguidance import AutoGuidance
 from lit_diffusion.guidance.base import Guidance, Guided
-from lit_diffusion.guidance.cfg_pp import ManifoldGuidance
-from lit_diffusion.guidance.cfg_zero import ZeroGuidance
+from lit_diffusion.guidance.cfg_pp import CFGPlusPlus
+from lit_diffusion.guidance.cfg_zero import CFGZero
 
-__all__ = ["AutoGuidance", "Guidance", "Guided", "ManifoldGuidance", "ProjectedGuidance", "ZeroGuidance"]
+__all__ = ["AutoGuidance", "Guidance", "Guided", "CFGPlusPlus", "APG", "CFGZero"]

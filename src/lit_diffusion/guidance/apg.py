@@ -13,13 +13,14 @@ from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.predictions import Estimate
 
 
-class ProjectedGuided(Guided):
+class APGGuided(Guided):
     """Goes along the part of the difference that doesn't just strengthen the image."""
 
-    guidance: "ProjectedGuidance"
+    guidance: "APG"
 
-    def __init__(self, denoiser: Denoiser, guidance: "ProjectedGuidance"):
+    def __init__(self, denoiser: Denoiser, guidance: "APG"):
         super().__init__(denoiser, guidance)
+        self.remembers = guidance.momentum != 0
         self._before: Tensor | None = None  # the average difference of the time before this one
         self._now: tuple[Tensor, Tensor] | None = None  # this time, and the average with its own difference
 
@@ -45,7 +46,7 @@ class ProjectedGuided(Guided):
 
 
 @dataclass(frozen=True)
-class ProjectedGuidance(Guidance):
+class APG(Guidance):
     """Adaptive projected guidance: large scales without glaring colours (Sadat et al. 2025, APG).
 
     Attributes:
@@ -59,7 +60,7 @@ class ProjectedGuidance(Guidance):
     momentum: float = -0.5
 
     method: ClassVar[str] = "apg"
-    guided: ClassVar[type[Guided]] = ProjectedGuided
+    guided: ClassVar[type[Guided]] = APGGuided
     ends_at_0: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -101,7 +101,6 @@ class Guidance:
 
     method: ClassVar[str] = "cfg"
     guided: ClassVar[type[Guided]] = Guided
-    acts_at_1: ClassVar[bool] = False  # whether scale 1 isn't the better estimate itself
     ends_at_0: ClassVar[bool] = True  # whether scale 0 is the worse one
     scale_means: ClassVar[str] = "cfg"  # methods with the same one have the same scale and interval
     places: ClassVar[tuple[str, ...]] = ()  # settings that are of a machine, and not of a model
@@ -145,6 +144,11 @@ class Guidance:
         inherited = {key: value for key, value in own.items() if inherits and key not in kind.places}
         settings = {**inherited, **{key: value for key, value in given.items() if value is not None}}
         return kind(**{key: settings[key] for key in keys if key in settings})
+
+    @property
+    def acts_at_1(self) -> bool:
+        """Whether scale 1 isn't the better estimate itself."""
+        return False
 
     @property
     def settings(self) -> dict[str, Any]:

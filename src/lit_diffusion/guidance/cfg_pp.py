@@ -10,7 +10,7 @@ from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.predictions import Estimate
 
 
-class ManifoldGuided(Guided):
+class CFGPlusPlusGuided(Guided):
     """Guides the estimate of x alone, and goes on with the unconditional noise (Chung et al. 2025, CFG++)."""
 
     meets = False
@@ -21,15 +21,14 @@ class ManifoldGuided(Guided):
 
 
 @dataclass(frozen=True)
-class ManifoldGuidance(Guidance):
+class CFGPlusPlus(Guidance):
     """CFG++ (Chung et al. 2025): the scale is the paper's lambda, from 0 to 1.
 
     Its x and eps don't meet in x_t, so that it needs a sampler that takes each by itself: ddim, unclipped.
     """
 
     method: ClassVar[str] = "cfg_pp"
-    guided: ClassVar[type[Guided]] = ManifoldGuided
-    acts_at_1: ClassVar[bool] = True
+    guided: ClassVar[type[Guided]] = CFGPlusPlusGuided
     scale_means: ClassVar[str] = "cfg_pp"
 
     def __post_init__(self) -> None:
@@ -37,3 +36,7 @@ class ManifoldGuidance(Guidance):
         if self.rescale:
             raise ConfigError(f"guidance.rescale is {self.rescale}, but method cfg_pp has none: choose 0")
         check_number("guidance.scale", self.scale, least=0, most=1)
+
+    @property
+    def acts_at_1(self) -> bool:  # the noise is the unconditional one's
+        return True

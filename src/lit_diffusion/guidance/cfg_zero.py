@@ -14,12 +14,12 @@ from lit_diffusion.predictions import Estimate, Velocity
 from lit_diffusion.schedules import Flow
 
 
-class ZeroGuided(Guided):
+class CFGZeroGuided(Guided):
     """Scales the unconditional direction before guidance, and stands still at first (Fan et al. 2025)."""
 
-    guidance: "ZeroGuidance"
+    guidance: "CFGZero"
 
-    def __init__(self, denoiser: Denoiser, guidance: "ZeroGuidance"):
+    def __init__(self, denoiser: Denoiser, guidance: "CFGZero"):
         super().__init__(denoiser, guidance)
         if guidance.still:
             self.holds = True
@@ -40,7 +40,7 @@ class ZeroGuided(Guided):
 
 
 @dataclass(frozen=True)
-class ZeroGuidance(Guidance):
+class CFGZero(Guidance):
     """CFG-Zero* (Fan et al. 2025): guidance from s v_uncond, s being the best multiple of it to reach v_cond.
 
     The direction v is eps - x, which on the flow schedule is the velocity that the paper is about.
@@ -53,8 +53,7 @@ class ZeroGuidance(Guidance):
     still: float = 0.0
 
     method: ClassVar[str] = "cfg_zero"
-    guided: ClassVar[type[Guided]] = ZeroGuided
-    acts_at_1: ClassVar[bool] = True
+    guided: ClassVar[type[Guided]] = CFGZeroGuided
     ends_at_0: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -70,3 +69,7 @@ class ZeroGuidance(Guidance):
                 f"guidance.still is {self.still} and guidance.rescale {self.rescale}, which would move "
                 "what is to stand still: choose 0 for one of them"
             )
+
+    @property
+    def acts_at_1(self) -> bool:
+        return self.still > 0

@@ -98,8 +98,10 @@ class LitDiffusion(L.LightningModule):
     def setup(self, stage: str) -> None:
         ensure_terminal()
         if stage == "fit" and self.trainer.datamodule is not None:
-            resumed = self.trainer.ckpt_path is not None
-            self.coupling.prepare(self.trainer.datamodule.train_set, self.seed, resumed)
+            self.coupling.prepare(self.trainer.datamodule.train_set)
+
+    def on_fit_start(self) -> None:  # a checkpoint's buffers are read between setup and this
+        self.coupling.fit(self.seed)
 
     def on_train_start(self) -> None:
         self._logged_step = self.global_step
