@@ -28,7 +28,7 @@ class Kept(NamedTuple):
 
 
 def exponent(length: float, key: str) -> float:
-    """Return gamma of the average of this length (EDM2, algorithm 2).
+    """Return gamma of the average of this length (EDM2, equation 126 and algorithm 2).
 
     Args:
         length: standard deviation of the profile, in shares of the training.
@@ -39,14 +39,14 @@ def exponent(length: float, key: str) -> float:
 
 
 def kept_share(step: int, gamma: float) -> float:
-    """Return the share of the average that stays at a step, counted from 1 on."""
+    """Return the share of the average that stays at a step, counted from 1 on (EDM2, equation 127)."""
     return (1 - 1 / step) ** (gamma + 1)
 
 
 def products(
     steps: np.ndarray, gammas: np.ndarray, other_steps: np.ndarray, other_gammas: np.ndarray
 ) -> np.ndarray:
-    """Return the integrals of the products of two lots of profiles, (N, M) (EDM2, algorithm 3).
+    """Return the integrals of the products of two lots of profiles, (N, M) (EDM2, equation 151).
 
     Args:
         steps, gammas: of the first, (N,): the profile of step t is (gamma + 1) s^gamma / t^(gamma + 1).
@@ -63,6 +63,9 @@ def combination(
 ) -> tuple[np.ndarray, float]:
     """Return the weights (N,) with which kept averages make the one of another gamma, by least squares.
 
+    EDM2's algorithm 3; as in its authors' code, the weights are then made to sum to 1, so that what never
+    changed stays as it is.
+
     Args:
         steps, gammas: of the kept averages, (N,).
         step, gamma: of the one to make.
@@ -74,6 +77,7 @@ def combination(
     u, h = np.array([step]), np.array([gamma])
     known, wanted = products(t, g, t, g), products(t, g, u, h)[:, 0]
     shares = np.linalg.lstsq(known, wanted, rcond=None)[0]
+    shares /= shares.sum()
     whole = products(u, h, u, h)[0, 0]
     lacking = (whole - 2 * shares @ wanted + shares @ known @ shares) / whole
     return shares, float(max(lacking, 0) ** 0.5)

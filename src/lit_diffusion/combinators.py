@@ -128,10 +128,11 @@ class Rescheduled(Combinator):
 
 
 class Restored(Combinator):
-    """What an image was of which only y = A x + noise is known: moment matching (Rozet et al. 2024, MMPS).
+    """What an image was of which only y = A x + noise is known: moment matching.
 
-    The covariance V of x given x_t is sigma^2 / alpha dx / dx_t, by Tweedie's formula. If x given x_t is
-    Gaussian, as it is for Gaussian data and noise that is independent of them,
+    Rozet et al. 2024, MMPS, section 4.2. The covariance V of x given x_t is sigma^2 / alpha dx / dx_t, by
+    Tweedie's formula. If x given x_t is Gaussian, as it is for Gaussian data and noise that is independent of
+    them,
 
         E[x | x_t, y] = x + V A^T (noise^2 + A V A^T)^-1 (y - A x)
 

@@ -1,9 +1,10 @@
 """Couplings: which noise belongs to which image.
 
 Straight paths from noise to images cross less if each image is paired with noise that is near to it (Tong
-et al. 2024, OT-CFM; Pooladian et al. 2023, multisample flow matching). Images and noise each keep their
-distribution, and the ODE of the learnt velocity still leads from one to the other. But -eps / sigma is no
-longer the score: what takes it for the score, as samplers that add fresh noise do, is no longer right.
+et al. 2024, OT-CFM, equation 17; Pooladian et al. 2023, multisample flow matching, section 4). Images and
+noise each keep their distribution, and the ODE of the learnt velocity still leads from one to the other. But
+-eps / sigma is no longer the score: what takes it for the score, as samplers that add fresh noise do, is no
+longer right.
 """
 
 import math
@@ -67,8 +68,8 @@ class MinibatchOT(Coupling):
 class ClassOT(Coupling):
     """Optimal transport among the images of each label, with the noise that was theirs.
 
-    As in Cheng and Schwing 2025, C2OT, at an infinite cost of another label. The noise of each label stays
-    standard normal, as it is when the network is sampled.
+    As in Cheng and Schwing 2025, C2OT (equation 10), at an infinite cost of another label. The noise of each
+    label stays standard normal, as it is when the network is sampled.
     """
 
     by_label = True
@@ -82,12 +83,13 @@ class ClassOT(Coupling):
 
 
 class Semidiscrete(Coupling):
-    """Optimal transport between all noise and the whole training set (Mousavi-Hosseini et al. 2025).
+    """Optimal transport between all noise and the whole training set.
 
-    Noise gets the image with the largest ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are
-    found before the training, by averaged stochastic gradient ascent of the dual problem, so that each image
-    gets the same share of all noise. A step's images are those of its noise, whichever the data's order had.
-    As with ``MinibatchOT``, the noise of a label is no longer standard normal.
+    Mousavi-Hosseini et al. 2025, section 4. Noise gets the image with the largest
+    ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are found before the training, by
+    averaged stochastic gradient ascent of the dual problem, so that each image gets the same share of all
+    noise. A step's images are those of its noise, whichever the data's order had. As with ``MinibatchOT``,
+    the noise of a label is no longer standard normal.
 
     Args:
         iterations: of the search for g.
@@ -165,15 +167,21 @@ def cheapest(x: Tensor, eps: Tensor) -> Tensor:
     return torch.from_numpy(order).to(x.device)
 
 
-def warn_of_fresh_noise(coupling: str, stochastic: bool) -> None:
-    """Warn of a sampler that adds noise, for a network trained with noise that depended on the image.
+def warn_of_coupling(coupling: str, use: str, advice: str) -> None:
+    """Warn of what takes -eps / sigma for the score, of a network whose noise depended on the image.
 
     Args:
-        coupling: name of the coupling's class.
-        stochastic: whether the sampler adds noise.
+        coupling: name of the coupling's class that it was trained with.
+        use: what takes it for the score.
+        advice: what to do.
     """
-    if stochastic and coupling != Independent.__name__:
+    if coupling != Independent.__name__:
         log.warning(
-            "the sampler adds fresh noise, which is right only for coupling=independent, but this network "
-            f"is trained with {coupling}: choose sampler=heun, or sampler=dpmpp_2m"
+            f"{use}, which is right only for coupling=independent, but this network is trained with "
+            f"{coupling}: {advice}"
         )
+
+
+def warn_of_fresh_noise(coupling: str) -> None:
+    """Warn of a sampler that adds fresh noise, of a network that was trained with this coupling."""
+    warn_of_coupling(coupling, "the sampler adds fresh noise", "choose sampler=heun, or sampler=dpmpp_2m")

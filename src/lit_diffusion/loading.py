@@ -52,6 +52,7 @@ class Loaded:
         upscaler: makes its images larger; None for none.
         condition: makes the images that condition it; None where none do.
         worse: the worse model of autoguidance; None for none.
+        coupling: name of the class of the coupling that it was trained with.
 
     Raises:
         ConfigError: the denoiser can't be guided like this, or the sampler can't work with it.
@@ -67,6 +68,7 @@ class Loaded:
     upscaler: Upscaler | None = None
     condition: ImageCondition | None = None
     worse: Denoiser | None = None
+    coupling: str = "Independent"
 
     def __post_init__(self) -> None:
         self.sampler.check(self.denoiser)
@@ -136,8 +138,9 @@ def load(cfg: DictConfig) -> Loaded:
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
     sampler = build_sampler(cfg, config)
-    if config.get("coupling"):
-        warn_of_fresh_noise(str(config.coupling.get("_target_")).rpartition(".")[2], sampler.stochastic)
+    coupling = str(OmegaConf.select(config, "coupling._target_", default="Independent")).rpartition(".")[2]
+    if sampler.stochastic:
+        warn_of_fresh_noise(coupling)
     guidance, worse = choose_guidance(cfg, config), None
     if denoiser.conditional and isinstance(trained := plain(config.get("module")), Mapping):
         guidance.check_dropout(trained.get("label_dropout"))
@@ -155,6 +158,7 @@ def load(cfg: DictConfig) -> Loaded:
         config,
         condition=condition,
         worse=worse,
+        coupling=coupling,
     )
 
 

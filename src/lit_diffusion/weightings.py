@@ -55,7 +55,7 @@ class Unweighted(Weighting):
 
 
 class MinSNR(WeightingOfX):
-    """min(SNR, gamma) (Hang et al. 2023, equation 5).
+    """min(SNR, gamma) (Hang et al. 2023, section 3.4).
 
     Args:
         gamma: above it, a better signal counts no more.
@@ -71,7 +71,7 @@ class MinSNR(WeightingOfX):
 
 
 class SoftMinSNR(MinSNR):
-    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT).
+    """SNR gamma / (SNR + gamma), min-SNR without its kink (Crowson et al. 2024, HDiT, equation 5).
 
     Args:
         gamma: as in ``MinSNR``.
@@ -106,12 +106,13 @@ class P2(WeightingOfX):
 
 
 class SigmoidWeighting(WeightingOfX):
-    """The sigmoid of bias - log SNR as a weight of eps (Kingma and Gao 2023; Hoogeboom et al. 2024).
+    """The sigmoid of bias - log SNR as a weight of eps (Kingma and Gao 2023, section 5.1).
 
-    The papers weigh an integral over log SNR; here the integral is over the times that are drawn.
+    Hoogeboom et al. 2024 (SiD2) have it too. The papers weigh an integral over log SNR; here the integral is
+    over the times that are drawn.
 
     Args:
-        bias: 2 in the first paper; the lower, the less the nearly clean counts.
+        bias: 2 is best in the first paper; the lower, the less the nearly clean counts.
     """
 
     def __init__(self, bias: float = 2.0):
@@ -128,7 +129,7 @@ class VelocityWeighting(WeightingOfX):
 
     Args:
         most: the largest weight of an output's squared error; None: any, at the ends of the flow a million
-            for prediction x or eps. Li and He 2025 (JiT) have 400: they divide by 0.05 at least.
+            for prediction x or eps. Li and He 2025 (JiT, section 4.3) have 400: they divide by 0.05 at least.
     """
 
     def __init__(self, most: float | None = None):
@@ -164,13 +165,14 @@ class EdmWeighting(WeightingOfX):
 
 
 class Learned(Weighting):
-    """Another weighting, divided by the loss that is to be expected (Karras et al. 2024, equations 14-16).
+    """Another weighting, divided by the loss that is to be expected (Karras et al. 2024, equation 21).
 
     Trains u(log SNR) with the network, so that each noise level counts alike, whatever its loss:
 
         loss = base loss / exp(u) + u
 
-    of which the minimum over u is at the logarithm of the expected base loss.
+    of which the minimum over u is at the logarithm of the expected base loss. The norm that
+    ``trainer.gradient_clip_val`` limits is of the network's gradient and u's together.
 
     Args:
         base: the weighting that is divided; the paper's is that of ``EdmWeighting``.

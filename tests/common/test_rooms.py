@@ -82,3 +82,9 @@ def test_the_public_names_are_there():
     assert {*lit_diffusion.__all__} <= {*dir(lit_diffusion)}
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         lit_diffusion.Nothing  # noqa: B018
+
+
+def test_the_public_names_are_in_the_documentation():
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    modules = {getattr(lit_diffusion, name).__module__ for name in lit_diffusion.__all__}
+    assert {module for module in modules if f"automodule:: {module}\n" not in pages} == set()

@@ -17,6 +17,7 @@ from lit_diffusion.denoiser import Labelled, NetworkDenoiser
 from lit_diffusion.edit import edits
 from lit_diffusion.edit.context import EditContext
 from lit_diffusion.edit.edits import slerp
+from lit_diffusion.edit.inverse import restore
 from lit_diffusion.edit.masks import find_mask
 from lit_diffusion.edit.run import edit
 from lit_diffusion.features.classifier import accuracy
@@ -234,6 +235,13 @@ def test_interpolation_ends_where_its_ends_are(context):
     torch.testing.assert_close(blended[0], between[0], atol=1e-4, rtol=0)
     eight = generate(context.sampler, context.denoiser, [0], SHAPE, 0, torch.tensor([8]))
     torch.testing.assert_close(blended[4:], eight, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("coupling", ["Independent", "MinibatchOT"])
+def test_restoring_by_a_network_that_knows_no_score_warns(context, coupling, caplog):
+    context.coupling, context.sampler = coupling, DDIM(2, clip=False)
+    restore(context, "super_resolution", "", 2, 0, 0.0, noise=0.1, iterations=1, n=1, y=None)
+    assert ("trained with MinibatchOT" in caplog.text) == (coupling == "MinibatchOT")
 
 
 def test_a_walk_between_noises_does_not_jump_with_a_stochastic_sampler(denoiser):

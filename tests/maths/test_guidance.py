@@ -12,11 +12,11 @@ from lit_diffusion.combinators import Blend, Restored
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Labelled, NetworkDenoiser
 from lit_diffusion.guidance import (
-    AutoGuidance,
-    Guidance,
-    CFGPlusPlus,
     APG,
+    AutoGuidance,
+    CFGPlusPlus,
     CFGZero,
+    Guidance,
 )
 from lit_diffusion.predictions import V
 from lit_diffusion.samplers.ddim import DDIM
@@ -124,8 +124,7 @@ def test_apg_remembers_the_walk_of_each_condition_by_itself():
 def test_apg_overshoots_less_than_guidance():
     """Along the point that is asked for, which is what grows glaring in an image."""
     plain, projected = (
-        sampled(kind(8.0)).mean(0) @ POINT / POINT.norm() - POINT.norm()
-        for kind in (Guidance, APG)
+        sampled(kind(8.0)).mean(0) @ POINT / POINT.norm() - POINT.norm() for kind in (Guidance, APG)
     )
     assert plain > 0.05
     assert abs(projected) < plain / 10

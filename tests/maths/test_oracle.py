@@ -23,7 +23,7 @@ from lit_diffusion.samplers.grids import GRIDS, spaced
 from lit_diffusion.samplers.heun import Heun
 from lit_diffusion.samplers.sde import SDE
 from lit_diffusion.samplers.unipc import UniPC
-from lit_diffusion.schedules import Cosine, Flow, Linear, Sigmoid, VarianceExploding
+from lit_diffusion.schedules import Cosine, Flow, Linear, Schedule, Sigmoid, VarianceExploding
 
 SCHEDULES = [Linear, Cosine, Sigmoid, Flow, VarianceExploding]
 
@@ -62,6 +62,12 @@ BOUND = {
     "dpmpp_2m": 0.00064,
     "dpmpp_2m_sde": 0.0029,
     "unipc": 0.0007,
+}
+
+# Paths whose log-SNR is smooth in t, and bounds of their own.
+SMOOTH: dict[type[Schedule], dict[str, float]] = {
+    Flow: {"heun": 2.1e-5},
+    VarianceExploding: {"heun": 1.9e-4, "ancestral-large": 0.0145, "sde-twice-in-the-middle": 0.0146},
 }
 
 
@@ -107,13 +113,14 @@ def test_gaussian_data_come_out_right_and_better_with_more_steps(schedule, predi
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_flow_has_each_samplers_order(prediction, sampler):
+@pytest.mark.parametrize("schedule", SMOOTH)
+def test_each_samplers_order_where_the_path_is_smooth(schedule, prediction, sampler):
     """The slope of log error over log steps: 2 for Heun, 1 for Euler (DDIM) and the stochastic ones."""
     steps = torch.tensor([50.0, 100.0, 200.0], dtype=torch.float64)
-    errors = [output_error(Flow(), prediction(), SAMPLERS[sampler](int(n))) for n in steps]
+    errors = [output_error(schedule(), prediction(), SAMPLERS[sampler](int(n))) for n in steps]
     mean, std = torch.tensor(errors, dtype=torch.float64).T
     assert mean.abs().max() < 1e-6
-    assert std[-1].abs() < (2.1e-5 if sampler == "heun" else BOUND[sampler])
+    assert std[-1].abs() < SMOOTH[schedule].get(sampler, BOUND[sampler])
     assert abs(fitted_order(steps, std) - (2 if sampler == "heun" else 1)) < 0.1, f"errors {std.tolist()}"
 
 
@@ -134,11 +141,14 @@ def test_multistep_samplers_come_out_right(schedule, prediction, sampler):
 
 @pytest.mark.parametrize("sampler, order", {"dpmpp_2m": 2, "dpmpp_2m_sde": 2, "unipc": 3, "heun": 2}.items())
 @pytest.mark.parametrize("grid", ["log_snr", "karras"])
-def test_orders_where_log_snr_is_smooth_in_the_steps(grid, sampler, order):
+@pytest.mark.parametrize("schedule", SMOOTH)
+def test_orders_where_log_snr_is_smooth_in_the_steps(schedule, grid, sampler, order):
     steps = torch.tensor([50.0, 100.0, 200.0], dtype=torch.float64)
-    errors = [output_error(Flow(), Velocity(), FAST[sampler](int(n), grid=grid))[1] for n in steps]
+    errors = [output_error(schedule(), V(), FAST[sampler](int(n), grid=grid))[1] for n in steps]
     fitted = fitted_order(steps, torch.tensor(errors, dtype=torch.float64))
-    assert abs(fitted - order) < 0.2, f"errors {errors}, order {fitted:.2f}"
+    # The third-order errors of unipc nearly cancel on the exploding path.
+    above = 0.8 if (schedule, sampler) == (VarianceExploding, "unipc") else 0.2
+    assert -0.2 < fitted - order < above, f"errors {errors}, order {fitted:.2f}"
 
 
 @pytest.mark.parametrize("sampler", FAST)
@@ -225,16 +235,20 @@ def test_a_chain_on_another_path_makes_the_same_images(grid):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc"])  # heun's steps depend on the path's scale
-def test_a_walk_of_exploding_noise_is_the_walk_of_the_flow(sampler):
+@pytest.mark.parametrize("schedule", [Linear, Cosine, Flow])
+def test_a_walk_of_exploding_noise_is_the_walk_of_another_path(schedule, sampler):
     """The same denoiser on the same grid of signal-to-noise ratios ends in the same images."""
-    flow = exact_denoiser(Mixture, Flow(), V())
-    times = spaced("log_snr", flow.schedule, 20)
-    explodes = Rescheduled(flow, VarianceExploding(sigma_min=0.001, sigma_max=999.0))
-    others = explodes.schedule.at_log_snr(flow.schedule.log_snr(times))
-    noise = torch.randn(5, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    denoiser = exact_denoiser(Mixture, schedule(), V())
+    times = spaced("log_snr", denoiser.schedule, 20)
+    explodes = Rescheduled(denoiser, VarianceExploding(sigma_min=0.001, sigma_max=1e5))
+    others = explodes.schedule.at_log_snr(denoiser.schedule.log_snr(times))
+    x_t = torch.randn(5, 2, 1, 1, dtype=torch.float64, generator=torch.manual_seed(0))
     walks = [
-        {**SAMPLERS, **FAST}[sampler](20)(d, d.schedule.sigma(grid[0]) * noise, times=grid)
-        for d, grid in ((flow, times), (explodes, others))
+        {**SAMPLERS, **FAST}[sampler](20)(d, start, times=grid)
+        for d, start, grid in (
+            (denoiser, x_t, times),
+            (explodes, x_t / denoiser.schedule.alpha(times[0]), others),
+        )
     ]
     torch.testing.assert_close(*walks, atol=1e-6, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Studies: choices times seeds, finished cells once, intervals against scipy."""
+"""Studies: choices times seeds, each run once, intervals against scipy."""
 
 import json
 import signal
@@ -20,7 +20,6 @@ from lit_diffusion.common.compose import CONFIG_DIR, composed
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.figures import curves
 from lit_diffusion.study import run as studying
-from lit_diffusion.study.cells import MARKER
 from lit_diffusion.study.comparison import (
     Comparison,
     markdown,
@@ -31,6 +30,7 @@ from lit_diffusion.study.comparison import (
 )
 from lit_diffusion.study.run import study
 from lit_diffusion.study.runs import Run, check_comparable
+from lit_diffusion.study.sharing import MARKER
 
 STUDY = {
     "train": [
@@ -78,7 +78,7 @@ def settings(out, seeds=(0, 1), **changes) -> dict:
     }
 
 
-def cells(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
     """The folders of a study's trainings, or of its evaluations."""
     return [path for path in folder.iterdir() if path.is_dir()]
 
@@ -158,7 +158,7 @@ def test_what_wandb_is_told_of_a_study(tmp_path):
     result = run_script("told.py", json.dumps(cfg), cwd=tmp_path, WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     for part, job_type in {"runs": "train", "evaluations": "evaluate"}.items():
-        told = [offline.settings(offline.records(f)) for f in cells(tmp_path / "study" / part)]
+        told = [offline.settings(offline.records(f)) for f in folders(tmp_path / "study" / part)]
         assert {run["display_name"] for run in told} == {"plain-s5", "linear-s5"}
         assert {(run["run_group"], run["job_type"]) for run in told} == {("small", job_type)}
     found = offline.records(tmp_path / "study")
@@ -176,7 +176,7 @@ def test_what_is_finished_is_not_done_again(studied, calls):
     straight = studied(folder="straight")
     expected = [name for name, _ in calls]
     calls.clear()
-    for done in (1, 3, 8):  # after a training, between two cells, in the middle of one
+    for done in (1, 3, 8):  # after a training, between two runs, in the middle of one
         calls.stop_at = done
         with pytest.raises(KeyboardInterrupt):
             studied()
@@ -350,7 +350,7 @@ def test_a_training_that_ended_is_not_resumed(studied, calls, monkeypatch):
     straight = studied(seeds=[0])
     (_, run), *_ = calls
     Path(run, MARKER).unlink()
-    for scored in cells(Path(run).parents[1] / "evaluations"):
+    for scored in folders(Path(run).parents[1] / "evaluations"):
         (scored / "evaluation.json").unlink()
     calls.clear()
     assert studied(seeds=[0]) == straight

@@ -42,7 +42,7 @@ INVERSE = "maths/test_inverse.py"
 AVERAGES = "train/test_power_ema.py"
 DIT = "models/test_models.py"
 HYBRIDS = "edit/test_editing.py::test_a_hybrids_bands_are_each_ones"
-ORDERS = "maths/test_oracle.py::test_flow_has_each_samplers_order"
+ORDERS = "maths/test_oracle.py::test_each_samplers_order_where_the_path_is_smooth"
 ANAGRAMS = "edit/test_editing.py::test_anagrams_are_read_both_ways"
 BITS = "evaluate/test_likelihood.py::test_bits_per_dim_of_gaussian_data"
 CONDITIONS = "train/test_conditions.py"
@@ -233,6 +233,18 @@ MUTANTS = {
     "weighting: the uncertainty isn't paid for": Mutant(
         "weightings.py", "/ u.exp() + u", "/ u.exp()", WEIGHTINGS
     ),
+    "weighting: the uncertainty in half precision": Mutant(
+        "weightings.py", "log_snr.device.type, enabled=False", "log_snr.device.type, enabled=True", WEIGHTINGS
+    ),
+    "weighting: importance of the uncertainty": Mutant(
+        "train/module.py",
+        "loss.detach() - self.weighting.offset(self.denoiser.schedule.log_snr(t)).detach()",
+        "loss.detach()",
+        "train/test_module.py::test_importance_learns_from_errors_and_not_from_the_learned_weighting_itself",
+    ),
+    "weighting: of the velocity, uncapped": Mutant(
+        "weightings.py", "weight.clamp(max=self.most)", "weight", WEIGHTINGS
+    ),
     "dit: keys not turned": Mutant(
         "models/dit.py", "rotated(self.k_norm(k), rotation)", "self.k_norm(k)", "models/test_models.py"
     ),
@@ -242,10 +254,26 @@ MUTANTS = {
     "dit: turned by no angle": Mutant(
         "models/dit.py", "first * sin + second * cos], dim=-1)", "second * sin + first * cos], dim=-1)", DIT
     ),
+    "dit: scaled by nothing at first": Mutant("models/dit.py", "* (1 + scale) +", "* scale +", DIT),
+    "dit: queries not normalised": Mutant(
+        "models/dit.py", "rotated(self.q_norm(q), rotation)", "rotated(q, rotation)", DIT
+    ),
     "uvit: skips in the order they were made": Mutant("models/dit.py", "reversed(made[", "iter(made[", DIT),
     "coupling: the dearest pairs": Mutant("couplings.py", "maximize=True", "maximize=False", COUPLINGS),
     "coupling: noise of any label": Mutant(
         "couplings.py", "mine[cheapest(x[mine], eps[mine])]", "cheapest(x, eps)[mine]", COUPLINGS
+    ),
+    "coupling: a resumed run searches again": Mutant(
+        "couplings.py",
+        "if not self.potentials.any():",
+        "if True:",
+        "train/test_train.py::test_a_resumed_run_does_not_search_for_its_coupling_again",
+    ),
+    "coupling: potentials that move away": Mutant(
+        "couplings.py", "(1 - n * counts / self.batch_size)", "(n * counts / self.batch_size - 1)", COUPLINGS
+    ),
+    "coupling: potentials of the last step": Mutant(
+        "couplings.py", "self.potentials.copy_(total / self.iterations)", "pass", COUPLINGS
     ),
     "coupling: left out of training": Mutant(
         "train/module.py", "x, other, eps = self.coupling(x, other, eps)", "pass", "train/test_module.py"
@@ -271,6 +299,7 @@ MUTANTS = {
     "apg: lengths stretched to the cap": Mutant(
         "guidance/apg.py", "norm.clamp(min=1e-12)).clamp(max=1)", "norm.clamp(min=1e-12))", METHODS
     ),
+    "apg: its momentum taken for a flow": Mutant("denoiser.py", "if self.remembers:", "if False:", METHODS),
     "cfg-zero: the other way round": Mutant(
         "guidance/cfg_zero.py",
         "dot(uncond, uncond).clamp",
@@ -291,6 +320,9 @@ MUTANTS = {
     ),
     "sde: noise added to the estimated one": Mutant(
         "samplers/sde.py", "rho * eps + (1 - rho**2).sqrt()", "eps + (1 - rho**2).sqrt()", INVERSE
+    ),
+    "sde: fresh noise at the other end": Mutant(
+        "samplers/sde.py", '"clean": 1 - noisy', '"clean": noisy', INVERSE
     ),
     "sde: the rate of log-SNR": Mutant(
         "samplers/sde.py",
@@ -318,6 +350,7 @@ MUTANTS = {
     "averages: the share that stays": Mutant(
         "averages.py", "(1 - 1 / step) ** (gamma + 1)", "(1 - 1 / step) ** gamma", AVERAGES
     ),
+    "averages: weights that shrink": Mutant("averages.py", "shares /= shares.sum()", "pass", AVERAGES),
     "averages: profiles of the wrong side": Mutant(
         "averages.py", "np.where(t < u, h, -g)", "np.where(t < u, g, -h)", AVERAGES
     ),

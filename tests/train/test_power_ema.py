@@ -60,6 +60,7 @@ def test_a_length_that_was_not_kept_is_near_to_the_average_itself(length):
             if t % 125 == 0:
                 kept.append((t, gamma, average.clone()))
     shares, lacking = combination([t for t, _, _ in kept], [g for _, g, _ in kept], 2000, wanted)
+    assert shares.sum() == pytest.approx(1, abs=1e-12)
     made = sum(share * average for share, (_, _, average) in zip(shares, kept, strict=True))
     assert (made - direct).std() < 0.02 * walk[-1].std()
     assert lacking < 0.05

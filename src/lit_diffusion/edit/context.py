@@ -27,6 +27,7 @@ class EditContext:
         seed: of all noise.
         device: where the denoiser is.
         inputs: loads the images to edit, (B, C, H, W) in [-1, 1].
+        coupling: name of the class of the coupling that the network was trained with.
     """
 
     denoiser: Denoiser
@@ -35,6 +36,7 @@ class EditContext:
     seed: int
     device: torch.device
     inputs: Callable[[], Tensor]
+    coupling: str = "Independent"
 
     @property
     def schedule(self) -> Schedule:

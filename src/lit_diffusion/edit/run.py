@@ -51,7 +51,13 @@ def edit(cfg: DictConfig) -> list[Path]:
             "it with lit-diffusion sample input=PATH"
         )
     context = EditContext(
-        loaded.denoiser, loaded.sampler, loaded.shape, cfg.seed, loaded.device, partial(inputs, cfg, loaded)
+        loaded.denoiser,
+        loaded.sampler,
+        loaded.shape,
+        cfg.seed,
+        loaded.device,
+        partial(inputs, cfg, loaded),
+        loaded.coupling,
     )
     apply = build({**plain(cfg.edit), "_partial_": True}, "edit")
     with torch.no_grad():

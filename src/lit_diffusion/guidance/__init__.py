@@ -9,4 +9,4 @@ from lit_diffusion.guidance.base import Guidance, Guided
 from lit_diffusion.guidance.cfg_pp import CFGPlusPlus
 from lit_diffusion.guidance.cfg_zero import CFGZero
 
-__all__ = ["AutoGuidance", "Guidance", "Guided", "CFGPlusPlus", "APG", "CFGZero"]
+__all__ = ["APG", "AutoGuidance", "CFGPlusPlus", "CFGZero", "Guidance", "Guided"]

@@ -47,7 +47,7 @@ class APGGuided(Guided):
 
 @dataclass(frozen=True)
 class APG(Guidance):
-    """Adaptive projected guidance: large scales without glaring colours (Sadat et al. 2025, APG).
+    """Adaptive projected guidance: large scales without glaring colours (Sadat et al. 2025, algorithm 1).
 
     Attributes:
         parallel: how much remains of the difference along the conditional estimate of x, the paper's eta.

@@ -33,7 +33,7 @@ class AutoGuided(Guided):
 
 @dataclass(frozen=True)
 class AutoGuidance(Guidance):
-    """Autoguidance (Karras et al. 2024b): x = x_worse + scale (x - x_worse); labels aren't needed.
+    """Autoguidance: x = x_worse + scale (x - x_worse) (Karras et al. 2024b, equation 3), also without labels.
 
     Attributes:
         bad: path of the worse model's checkpoint: of the same data, with less training or fewer parameters.

@@ -22,7 +22,7 @@ class CFGPlusPlusGuided(Guided):
 
 @dataclass(frozen=True)
 class CFGPlusPlus(Guidance):
-    """CFG++ (Chung et al. 2025): the scale is the paper's lambda, from 0 to 1.
+    """CFG++ (Chung et al. 2025, section 3): the scale is the paper's lambda, from 0 to 1.
 
     Its x and eps don't meet in x_t, so that it needs a sampler that takes each by itself: ddim, unclipped.
     """

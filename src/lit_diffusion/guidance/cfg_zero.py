@@ -41,8 +41,9 @@ class CFGZeroGuided(Guided):
 
 @dataclass(frozen=True)
 class CFGZero(Guidance):
-    """CFG-Zero* (Fan et al. 2025): guidance from s v_uncond, s being the best multiple of it to reach v_cond.
+    """CFG-Zero*: guidance from s v_uncond, s being the best multiple of it to reach v_cond.
 
+    Fan et al. 2025, section 4.1, and 4.2 for the still part, without which it is half of the method.
     The direction v is eps - x, which on the flow schedule is the velocity that the paper is about.
 
     Attributes:

@@ -15,14 +15,15 @@ SHAPES = get_args(Shape)
 
 
 class SDE(Sampler):
-    """Replaces estimated noise by fresh noise, at any rate w(t), chosen after training (Ma et al. 2024, SiT).
+    """Replaces estimated noise by fresh noise, at any rate w(t), chosen after training.
 
         x_s = alpha_s x + sigma_s (rho eps + sqrt(1 - rho^2) z)
-        rho = exp(-w h),   h = (log_snr(s) - log_snr(t)) / 2
+        rho = exp(-w(t) h),   h = (log_snr(s) - log_snr(t)) / 2
 
-    Whatever w is, the images have the data's distribution, as steps get many: the same network serves all, if
-    its noise in training was independent of the images. It is exact for an estimate that is constant along a
-    step. With w = 0 it is ``DDIM``, with w = 1 ``Ancestral`` of the small variance.
+    The reverse SDE of Ma et al. 2024 (SiT, equation 4). Whatever w is, the images have the data's
+    distribution, as steps get many: the same network serves all, if its noise in training was independent of
+    the images. It is exact for an estimate that is constant along a step. With w = 0 it is ``DDIM``, with
+    w = 1 ``Ancestral`` of the small variance.
 
     Args:
         steps: number of steps.
@@ -70,6 +71,6 @@ class SDE(Sampler):
         if s == 0 or not self.stochastic:
             return schedule.alpha(s) * x + schedule.sigma(s) * eps
         h = (schedule.log_snr(s) - schedule.log_snr(t)) / 2
-        rho = torch.exp(-h * (self.rates(schedule, t) + self.rates(schedule, s)) / 2)
+        rho = torch.exp(-h * self.rates(schedule, t))
         fresh = rho * eps + (1 - rho**2).sqrt() * noise()
         return schedule.alpha(s) * x + schedule.sigma(s) * fresh

@@ -21,9 +21,9 @@ from lit_diffusion.evaluate.evaluators import EvaluatorCache
 from lit_diffusion.evaluate.report import SCORES
 from lit_diffusion.evaluate.result import RESULT, Result
 from lit_diffusion.evaluate.run import evaluate
-from lit_diffusion.study.cells import MARKER, Ended, work_through
 from lit_diffusion.study.comparison import Comparison, comparison_table, headings, markdown, rows, summaries
 from lit_diffusion.study.runs import Run, check_comparable, check_different, name_at_wandb, plan_run
+from lit_diffusion.study.sharing import MARKER, Ended, work_through
 from lit_diffusion.train.resume import has_ended
 from lit_diffusion.train.run import train
 

@@ -163,7 +163,8 @@ def prepare(cfg: DictConfig, start: dict[str, Any] | None = None) -> Training:
     guidance.check_dropout(module.label_dropout)
     callbacks = build_callbacks(cfg, module, datamodule)
     samplers = [sampler for c in callbacks if isinstance(sampler := getattr(c, "sampler", None), Sampler)]
-    warn_of_fresh_noise(type(module.coupling).__name__, any(sampler.stochastic for sampler in samplers))
+    if any(sampler.stochastic for sampler in samplers):
+        warn_of_fresh_noise(type(module.coupling).__name__)
     trainer = build_trainer(cfg, callbacks=[*callbacks, WandbId(), StopOnSignal()], logger=False)
     rank_zero_only.rank = trainer.global_rank  # not what another launcher left in the environment
     return Training(cfg, datamodule, module, callbacks, trainer)

@@ -1,4 +1,4 @@
-"""The cells of a study, each done once, by one process or by several that share the study's folder."""
+"""The runs of a study, each done once, by one process or by several that share the study's folder."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from lit_diffusion.study.runs import Run
 
 MARKER = "trained"  # a file in the folder of a training that is finished
 
-Ended = Result | str  # a cell's result, or the reason why there is none
+Ended = Result | str  # a run's result, or the reason why there is none
 
 
 def work_through(runs: Sequence[Run], work: Callable[[Run], Result], scores: Sequence[str]) -> list[Ended]:
@@ -38,7 +38,7 @@ def work_through(runs: Sequence[Run], work: Callable[[Run], Result], scores: Seq
 
 
 def claimed(run: Run, waits: bool) -> ExitStack | None:
-    """Return a context that keeps other processes from a run's cell, None if one is at work there.
+    """Return a context that keeps other processes from a run's folders, None if one is at work there.
 
     A lock ends with the process that has it, so that a run of one that was killed is anyone's again.
 
@@ -46,17 +46,17 @@ def claimed(run: Run, waits: bool) -> ExitStack | None:
         run: the run.
         waits: whether to wait for the other process.
     """
-    cells = [Path(run.evaluation.out)]
+    folders = [Path(run.evaluation.out)]
     if run.training and not Path(run.training.out, MARKER).is_file():
-        cells.insert(0, Path(run.training.out))  # other choices may share it
+        folders.insert(0, Path(run.training.out))  # other choices may share it
     with ExitStack() as stack:
-        for cell in cells:
-            lock = FileLock(make_folder(cell.parent) / f"{cell.name}.lock")
+        for folder in folders:
+            lock = FileLock(make_folder(folder.parent) / f"{folder.name}.lock")
             try:
                 stack.enter_context(lock.acquire(blocking=waits))
             except Timeout:
                 return None
-            remove_unfinished(cell)
+            remove_unfinished(folder)
         return stack.pop_all()
 
 
@@ -72,7 +72,7 @@ def attempt(run: Run, work: Callable[[Run], Result]) -> Ended:
 
 
 def in_words(ended: Ended, scores: Sequence[str]) -> str:
-    """Return a cell's scores, or why it failed."""
+    """Return a run's scores, or why it failed."""
     if isinstance(ended, str):
         return f"failed: {ended}"
     return ", ".join(f"{score} {ended.scores[score]:.4g}" for score in scores if score in ended.scores)
