@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_number
+from lit_diffusion.common.log import log
 from lit_diffusion.common.weights import read_metadata, read_weights
 
 LONGEST = 0.28  # of a power function that grows; all steps alike have 0.289
@@ -102,6 +103,8 @@ def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
             f"ema is {length}, but {folder} has no averages up to step {step}: give the checkpoint of a run "
             "with callbacks=power_ema, or leave ema out"
         )
+    if kept[-1].step < step:
+        log.info(f"ema is that of step {kept[-1].step:,}, the last that was kept up to step {step:,}")
     steps = [file.step for file in kept for _ in file.gammas]
     shares, lacking = combination(steps, [g for file in kept for g in file.gammas], kept[-1].step, gamma)
     if lacking > MOST_LACKING:

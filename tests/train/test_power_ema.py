@@ -67,13 +67,13 @@ def test_a_length_that_was_not_kept_is_near_to_the_average_itself(length):
 
 
 RUN = ["debug=limit", "callbacks=power_ema", "callbacks.samples=null", *TINY["small_unet"]]
+EIGHT = ["trainer.limit_train_batches=8", "callbacks.power_ema.every_n_train_steps=2", "optimizer.lr=0.05"]
 
 
 @pytest.fixture
 def run(config, tmp_path):
     """The last checkpoint of eight steps whose averages were kept every two."""
-    more = ["trainer.limit_train_batches=8", "callbacks.power_ema.every_n_train_steps=2", "optimizer.lr=0.05"]
-    train(config(*RUN, *more))
+    train(config(*RUN, *EIGHT))
     return tmp_path / "checkpoints" / "last.ckpt"
 
 
@@ -105,15 +105,14 @@ def test_a_run_is_guided_away_from_its_own_earlier_average(run, config):
 
 
 def test_a_resumed_run_keeps_the_same_averages(run, config, tmp_path):
-    more = ["trainer.limit_train_batches=8", "callbacks.power_ema.every_n_train_steps=2", "optimizer.lr=0.05"]
-    train(config(*RUN, *more, "trainer.max_epochs=2", f"ckpt={run}", f"out={tmp_path}/on"))
-    train(config(*RUN, *more, "trainer.max_epochs=2", f"out={tmp_path}/straight"))
+    train(config(*RUN, *EIGHT, "trainer.max_epochs=2", f"ckpt={run}", f"out={tmp_path}/on"))
+    train(config(*RUN, *EIGHT, "trainer.max_epochs=2", f"out={tmp_path}/straight"))
     resumed, straight = (sorted((tmp_path / name / "averages").iterdir()) for name in ("on", "straight"))
     assert [path.name for path in resumed] == [path.name for path in straight] and len(resumed) == 8
     assert [path.read_bytes() for path in resumed] == [path.read_bytes() for path in straight]
     with pytest.raises(ConfigError, match=r"lengths is \[0.05, 0.2\], but the run began with \[0.05, 0.1\]"):
         other = ["callbacks.power_ema.lengths=[0.05,0.2]", f"out={tmp_path}/other"]
-        train(config(*RUN, *more, "trainer.max_epochs=2", f"ckpt={run}", *other))
+        train(config(*RUN, *EIGHT, "trainer.max_epochs=2", f"ckpt={run}", *other))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +135,8 @@ def test_what_cannot_be_averaged_is_refused(run, config, tmp_path):
     notes.write_bytes(damaged.read_bytes())
     with pytest.raises(ConfigError, match=r"notes\.safetensors is no file of averages"):
         load(config(f"ckpt={run}", "ema=0.1", config_name="sample"))
+    with pytest.raises(ConfigError, match=r"notes\.safetensors is no file of averages"):
+        train(config(*RUN, *EIGHT, "trainer.max_epochs=2", f"ckpt={run}", f"out={tmp_path}/on"))
     notes.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.raises(ConfigError, match="is no file of averages"):

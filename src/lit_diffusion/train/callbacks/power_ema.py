@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_diffusion.averages import exponent, kept_share
+from lit_diffusion.averages import exponent, kept_in, kept_share
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.weights import write_weights
 from lit_diffusion.train.callbacks.ema import float_tensors
@@ -85,10 +85,10 @@ class PowerEMA(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         before = Path(ckpt).resolve().parent.parent / folder.name if ckpt else folder
         for path in sorted(before.glob("*.safetensors")):
-            if int(path.stem) <= self.updates and not (folder / path.name).exists():
+            if kept_in(path).step <= self.updates and not (folder / path.name).exists():
                 shutil.copy(path, folder)
         for path in folder.glob("*.safetensors"):
-            if int(path.stem) > self.updates:
+            if kept_in(path).step > self.updates:
                 path.unlink()
 
     def _write(self, trainer: L.Trainer) -> None:
