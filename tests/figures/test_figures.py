@@ -243,7 +243,7 @@ def test_fid_over_the_length_of_an_average(tmp_path, drawn):
 
 
 def test_fid_over_accuracy_along_the_scale(tmp_path, drawn):
-    points = {"unguided": (0.9, 1.0), "cfg_2": (0.98, 3.0), "cfg_1.5": (0.95, 2.0), "apg_2": (0.97, 1.5)}
+    points = {"unguided": (0.9, 1.0), "cfg_2": (1.0, 3.0), "cfg_1.5": (0.95, 2.0), "apg_2": (0.97, 1.5)}
     choices = {
         choice: {"fid": Summary([fid], fid, None), "class_accuracy": Summary([share], share, None)}
         for choice, (share, fid) in points.items()
@@ -251,7 +251,9 @@ def test_fid_over_accuracy_along_the_scale(tmp_path, drawn):
     study_of(choices=choices, scores=["fid", "class_accuracy"], floor={"fid": 0.5}).write(tmp_path)
     axes = curves.guidance(str(tmp_path))[0].axes[0]
     assert [line.get_label() for line in axes.lines] == ["unguided", "cfg", "apg", "floor"]
-    assert axes.lines[1].get_xydata().tolist() == [[0.95, 2.0], [0.98, 3.0]]
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0.05, 2.0], [0.5 / 100, 3.0]])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "1 %", "10 %", "all"]
+    assert [text.get_text() for text in axes.texts] == ["", "1.5", "2", "2"]
     path, _ = drawn("guidance", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
     study_of(scores=["kid"]).write(tmp_path)

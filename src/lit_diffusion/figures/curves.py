@@ -89,19 +89,29 @@ def ema_length(run: Runs) -> tuple[Figure, str]:
 
 
 def guidance(run: Runs) -> tuple[Figure, str]:
-    """Draw FID over class accuracy, along the scale; choices "NAME_SCALE" of one NAME are joined."""
+    """Draw FID over the labels that are read wrong, along the scale; choices "NAME_SCALE" are joined.
+
+    Where none is wrong, points are drawn at half an image of n, and their scales in a column for each name.
+    """
     result = study_at(run, "methods")
     if not {"fid", "class_accuracy"} <= {*result.scores}:
         raise ConfigError(f"{run} has no FID or no class accuracy: see conf/study/methods.yaml")
     figure, axes = new_figure()
-    for name, points in joined(result).items():
-        accuracies = [result.choices[choice]["class_accuracy"].mean for _, choice in points]
+    least = 0.5 / result.n
+    for k, (name, points) in enumerate(joined(result).items()):
+        wrong = [max(1 - result.choices[choice]["class_accuracy"].mean, least) for _, choice in points]
         fids = fids_of(result, points)
-        axes.plot(accuracies, fids, ".-", label=name)
-        for (scale, _), x, y in zip(points, accuracies, fids, strict=True):
-            axes.annotate(f"{scale:g}" if scale else "", (x, y), fontsize=7)
-    axes.set(xlabel="class accuracy", ylabel="FID", yscale="log")
-    return finished(figure, axes, result, run)
+        axes.plot(wrong, fids, ".-", label=name, color=f"C{k}")
+        for (scale, _), x, y in zip(points, wrong, fids, strict=True):
+            place = (-15 * k, -3) if x == least else (4, 2)
+            text = f"{scale:g}" if scale else ""
+            axes.annotate(text, (x, y), place, textcoords="offset points", fontsize=7, color=f"C{k}")
+    axes.set(xlabel="labels read wrong", ylabel="FID", xscale="log", yscale="log", xlim=(least / 30, 1))
+    made = finished(figure, axes, result, run)
+    ticks = {least: "none", 0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 1: "all"}
+    axes.set_xticks(*zip(*[(x, label) for x, label in ticks.items() if x >= least], strict=True))
+    axes.set_xticks([], minor=True)
+    return made
 
 
 def joined(result: Comparison) -> dict[str, list[tuple[float, str]]]:
