@@ -47,7 +47,7 @@ def kept_share(step: int, gamma: float) -> float:
 def products(
     steps: np.ndarray, gammas: np.ndarray, other_steps: np.ndarray, other_gammas: np.ndarray
 ) -> np.ndarray:
-    """Return the integrals of the products of two lots of profiles, (N, M) (EDM2, equation 151).
+    """Return the integrals of the products of two sets of profiles, (N, M) (EDM2, equation 151).
 
     Args:
         steps, gammas: of the first, (N,): the profile of step t is (gamma + 1) s^gamma / t^(gamma + 1).
@@ -104,7 +104,10 @@ def rebuilt(folder: Path, step: int, length: float) -> dict[str, Tensor]:
             "with callbacks=power_ema, or leave ema out"
         )
     if kept[-1].step < step:
-        log.info(f"ema is that of step {kept[-1].step:,}, the last that was kept up to step {step:,}")
+        log.info(
+            f"the average of length {length} is that of step {kept[-1].step:,}, the last that was kept up to "
+            f"step {step:,}"
+        )
     steps = [file.step for file in kept for _ in file.gammas]
     shares, lacking = combination(steps, [g for file in kept for g in file.gammas], kept[-1].step, gamma)
     if lacking > MOST_LACKING:

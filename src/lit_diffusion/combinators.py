@@ -130,9 +130,9 @@ class Rescheduled(Combinator):
 class Restored(Combinator):
     """What an image was of which only y = A x + noise is known: moment matching.
 
-    Rozet et al. 2024, MMPS, section 4.2. The covariance V of x given x_t is sigma^2 / alpha dx / dx_t, by
-    Tweedie's formula. If x given x_t is Gaussian, as it is for Gaussian data and noise that is independent of
-    them,
+    This is MMPS (Rozet et al. 2024, section 4.2). The covariance V of x given x_t is sigma^2 / alpha dx /
+    dx_t, by Tweedie's formula. If x given x_t is Gaussian, as it is for Gaussian data and noise that is
+    independent of them,
 
         E[x | x_t, y] = x + V A^T (noise^2 + A V A^T)^-1 (y - A x)
 
@@ -147,7 +147,7 @@ class Restored(Combinator):
         iterations: of conjugate gradients.
 
     Raises:
-        ConfigError: the denoiser's estimates aren't a flow's.
+        ConfigError: the denoiser's estimates define no ODE.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Restored(Combinator):
         iterations: int = 3,
     ):
         super().__init__(denoiser)
-        self.check_flow("edit restore")
+        self.check_ode("edit restore")
         self.observe = observe
         self.observed = observed
         self.noise = noise

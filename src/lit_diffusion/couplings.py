@@ -9,7 +9,6 @@ longer right.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from rich.progress import track
@@ -34,7 +33,7 @@ class Coupling(nn.Module, ABC):
         """Take the training images, and make room for what a checkpoint may bring."""
 
     def fit(self, seed: int) -> None:
-        """Find what the pairs follow, unless the run goes on from a checkpoint that brought it."""
+        """Find what the pairing needs, unless the run goes on from a checkpoint that brought it."""
 
     @abstractmethod
     def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
@@ -85,7 +84,7 @@ class ClassOT(Coupling):
 class Semidiscrete(Coupling):
     """Optimal transport between all noise and the whole training set.
 
-    Mousavi-Hosseini et al. 2025, section 4. Noise gets the image with the largest
+    As in Mousavi-Hosseini et al. 2025, section 4, noise gets the image with the largest
     ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are found before the training, by
     averaged stochastic gradient ascent of the dual problem, so that each image gets the same share of all
     noise. A step's images are those of its noise, whichever the data's order had. As with ``MinibatchOT``,
@@ -119,39 +118,43 @@ class Semidiscrete(Coupling):
             self._search(rng.generator(seed, "semidiscrete", device=self.potentials.device))
 
     def forward(self, x: Tensor, other: Tensor, eps: Tensor) -> Pairs:
-        images, others = converted(*self._data[self._nearest(eps).to(self._data.indices.device)])
+        places = self._nearest(eps, self.potentials.float())
+        images, others = converted(*self._data[places.to(self._data.indices.device)])
         return images.to(x), others.to(other), eps
 
     def _search(self, generator: torch.Generator) -> None:
         """Find the potentials: ascend by how much less than its share of the noise each image gets."""
-        n, shape = len(self._data), self._data.all_images.shape[1:]
+        n = len(self._data)
         scale = float(converted(*self._data[:1000])[0].flatten(1).var(dim=0).sum().sqrt())
-        total = torch.zeros_like(self.potentials)
+        potentials = torch.zeros(n, device=generator.device)  # the buffer may be in half precision
+        total = torch.zeros_like(potentials)
         for k in track(range(self.iterations), "coupling", transient=True):
-            counts = self._counts(shape, generator)
-            self.potentials += self.rate * scale / (k + 1) ** 0.5 * (1 - n * counts / self.batch_size)
-            total += self.potentials
-        self.potentials.copy_(total / self.iterations)
+            counts = self._counts(potentials, generator)
+            potentials += self.rate * scale / (k + 1) ** 0.5 * (1 - n * counts / self.batch_size)
+            total += potentials
+        potentials = total / self.iterations
+        self.potentials.copy_(potentials)
         rounds = math.ceil(ENOUGH * n / self.batch_size)
-        drawn = torch.stack([self._counts(shape, generator) for _ in range(rounds)]).sum(0)
+        drawn = torch.stack([self._counts(potentials, generator) for _ in range(rounds)]).sum(0)
         never, expected = float((drawn == 0).float().mean()), math.exp(-rounds * self.batch_size / n)
         log.info(f"coupling: {never:.1%} of the images got none of {rounds * self.batch_size:,} noises")
         if never > expected + 0.05:
             log.warning(f"coupling: by chance it would be {expected:.1%}: give more coupling.iterations")
 
-    def _counts(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def _counts(self, potentials: Tensor, generator: torch.Generator) -> Tensor:
         """Return how many of a batch of noise each image gets, (N,)."""
+        shape = self._data.all_images.shape[1:]
         eps = torch.randn(self.batch_size, *shape, generator=generator, device=generator.device)
-        return torch.bincount(self._nearest(eps), minlength=len(self._data))
+        return torch.bincount(self._nearest(eps, potentials), minlength=len(self._data))
 
-    def _nearest(self, eps: Tensor) -> Tensor:
-        """Return the places (B,) of the images that noise (B, C, H, W) belongs to."""
-        flat = eps.flatten(1).to(self.potentials.device)
+    def _nearest(self, eps: Tensor, potentials: Tensor) -> Tensor:
+        """Return the places (B,) of the images that noise (B, C, H, W) belongs to, by potentials (N,)."""
+        flat = eps.flatten(1).to(potentials)
         best = torch.full((len(flat),), -torch.inf, device=flat.device)
         place = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
         for first in range(0, len(self._data), CHUNK):
             x = converted(*self._data[first : first + CHUNK])[0].flatten(1).to(flat.device)
-            offsets = self.potentials[first : first + CHUNK] - x.square().sum(1) / 2
+            offsets = potentials[first : first + CHUNK] - x.square().sum(1) / 2
             score, index = torch.addmm(offsets, flat, x.T).max(1)
             place = torch.where(score > best, index + first, place)
             best = best.maximum(score)
@@ -168,12 +171,12 @@ def cheapest(x: Tensor, eps: Tensor) -> Tensor:
 
 
 def warn_of_coupling(coupling: str, use: str, advice: str) -> None:
-    """Warn of what takes -eps / sigma for the score, of a network whose noise depended on the image.
+    """Warn of a use that needs the score, or noise of its own, unless training had independent noise.
 
     Args:
-        coupling: name of the coupling's class that it was trained with.
-        use: what takes it for the score.
-        advice: what to do.
+        coupling: name of the coupling's class that the network was trained with.
+        use: what needs it, as the beginning of a sentence.
+        advice: what to do, or to expect.
     """
     if coupling != Independent.__name__:
         log.warning(
@@ -183,5 +186,5 @@ def warn_of_coupling(coupling: str, use: str, advice: str) -> None:
 
 
 def warn_of_fresh_noise(coupling: str) -> None:
-    """Warn of a sampler that adds fresh noise, of a network that was trained with this coupling."""
+    """Warn that the sampler adds fresh noise, unless training had independent noise."""
     warn_of_coupling(coupling, "the sampler adds fresh noise", "choose sampler=heun, or sampler=dpmpp_2m")

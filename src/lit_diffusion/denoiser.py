@@ -68,10 +68,10 @@ class Denoiser(nn.Module, ABC):
     def null(self, y: Tensor) -> Tensor:
         """Return conditions shaped like y that mean no condition."""
 
-    def check_flow(self, use: str) -> None:
-        """Raise ConfigError unless the estimates are a flow's, as a use needs.
+    def check_ode(self, use: str) -> None:
+        """Raise ConfigError unless the estimates define an ODE, as a use needs.
 
-        Those of one x_t are always the same, its x and eps meet in it, and it is never held.
+        They depend on x_t and t alone, x and eps meet in x_t, and x_t is never held.
         """
         if not self.meets or self.holds:
             raise ConfigError(
@@ -81,7 +81,7 @@ class Denoiser(nn.Module, ABC):
         if self.remembers:
             raise ConfigError(
                 f"{use} needs estimates that depend on x_t and t alone, but this guidance remembers earlier "
-                "ones: choose guidance.momentum=0"
+                "ones: choose guidance=apg guidance.momentum=0"
             )
 
 

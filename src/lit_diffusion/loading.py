@@ -25,7 +25,7 @@ from lit_diffusion.common.precision import FULL, choose_precision
 from lit_diffusion.common.shapes import image_shape
 from lit_diffusion.common.stored import build_stored, check_trust
 from lit_diffusion.conditions import ImageCondition, check_condition
-from lit_diffusion.couplings import warn_of_fresh_noise
+from lit_diffusion.couplings import Independent, warn_of_fresh_noise
 from lit_diffusion.denoiser import Denoiser, NetworkDenoiser
 from lit_diffusion.guidance import AutoGuidance, Guidance
 from lit_diffusion.samplers.ancestral import Ancestral
@@ -68,7 +68,7 @@ class Loaded:
     upscaler: Upscaler | None = None
     condition: ImageCondition | None = None
     worse: Denoiser | None = None
-    coupling: str = "Independent"
+    coupling: str = Independent.__name__
 
     def __post_init__(self) -> None:
         self.sampler.check(self.denoiser)
@@ -138,7 +138,8 @@ def load(cfg: DictConfig) -> Loaded:
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
     sampler = build_sampler(cfg, config)
-    coupling = str(OmegaConf.select(config, "coupling._target_", default="Independent")).rpartition(".")[2]
+    target = OmegaConf.select(config, "coupling._target_", default=Independent.__name__)
+    coupling = str(target).rpartition(".")[2]
     if sampler.stochastic:
         warn_of_fresh_noise(coupling)
     guidance, worse = choose_guidance(cfg, config), None

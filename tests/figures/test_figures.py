@@ -252,8 +252,8 @@ def test_fid_over_accuracy_along_the_scale(tmp_path, drawn):
     axes = curves.guidance(str(tmp_path))[0].axes[0]
     assert [line.get_label() for line in axes.lines] == ["unguided", "cfg", "apg", "floor"]
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0.05, 2.0], [0.5 / 100, 3.0]])
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "1 %", "10 %", "all"]
-    assert [text.get_text() for text in axes.texts] == ["", "1.5", "2", "2"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "1 %", "10 %", "100 %"]
+    assert [text.get_text() for text in axes.texts] == ["1.5", "2", "2"]
     path, _ = drawn("guidance", f"run={tmp_path}", f"out={tmp_path}", "dpi=50")
     assert len(Image.open(path).convert("L").getcolors()) > 10
     study_of(scores=["kid"]).write(tmp_path)

@@ -81,6 +81,21 @@ def test_every_image_gets_the_same_share_of_all_noise():
     assert (plain - 0.2).abs().max() > 0.1
 
 
+def test_the_search_is_in_full_precision_whatever_the_training_is_in():
+    images = torch.randint(0, 256, (40, 1, 2, 2), dtype=torch.uint8, generator=torch.manual_seed(0))
+    data = ImageSet(images, torch.arange(40), torch.arange(40))
+    full, half = (Semidiscrete(iterations=300, batch_size=64) for _ in range(2))
+    for coupling in (full, half):
+        coupling.prepare(data)
+    half.to(torch.bfloat16)  # as Lightning does, with trainer.precision=bf16-true
+    full.fit(seed=0)
+    half.fit(seed=0)
+    assert torch.equal(half.potentials, full.potentials.bfloat16())
+    eps = torch.randn(9, 1, 2, 2)
+    x, _, noise = half(eps.bfloat16(), torch.zeros(9, dtype=torch.int64), eps.bfloat16())
+    assert x.dtype == noise.dtype == torch.bfloat16
+
+
 def test_transport_to_the_whole_set_costs_no_more_than_within_a_batch():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 2, 2), dtype=torch.uint8, generator=generator)

@@ -105,9 +105,9 @@ def test_apg_remembers_the_differences_of_its_walk():
 
 
 def test_apg_remembers_no_gradients():
-    """Those of earlier steps would be held where someone takes gradients."""
+    """Those of an earlier step would be held where edit restore takes gradients, with momentum 0."""
     denoiser, x_t, t, y, _, _ = pair()
-    guided = APG(3.0).applied(denoiser)
+    guided = APG(3.0, momentum=0.0).applied(denoiser)
     assert guided(x_t.requires_grad_(), t, y).x.requires_grad
     assert not guided._now[1].requires_grad
 
@@ -141,9 +141,10 @@ def test_cfg_zero_is_its_formula():
 
 
 @pytest.mark.parametrize("sampler", [DDIM(20, clip=False), SDE(20, clip=False, rate=0.0)])
-def test_cfg_zero_stands_still_at_first(sampler):
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_cfg_zero_stands_still_at_first(scale, sampler):
     denoiser = exact_denoiser(Mixture, Flow(), V())
-    guided = CFGZero(3.0, still=0.1).applied(denoiser)
+    guided = CFGZero(scale, still=0.1).applied(denoiser)
     start, y = noise(), torch.full((9,), LABEL)
     times = sampler.times(denoiser.schedule)
     torch.testing.assert_close(sampler(guided, start, y, times=times[:3]), start)
@@ -178,8 +179,6 @@ def test_cfg_zero_overshoots_less_than_guidance():
 
 
 def test_cfg_zero_ends_at_what_is_asked_for():
-    x = sampled(CFGZero(1.0, still=0.0))
-    torch.testing.assert_close(x, sampled(Guidance(1.0)), atol=1e-9, rtol=0)
     nearest = torch.cdist(sampled(CFGZero(3.0)), Mixture.points).argmin(1)
     assert (nearest == LABEL).all()
 
@@ -192,10 +191,6 @@ def test_cfg_pp_goes_on_with_the_unconditional_noise(schedule):
     alpha, sigma = denoiser.schedule.alpha(times[1]), denoiser.schedule.sigma(times[1])
     expected = alpha * (uncond.x + 0.3 * (cond.x - uncond.x)) + sigma * uncond.eps
     torch.testing.assert_close(DDIM(10, clip=False)(guided, x_t, y, times=times), expected)
-
-
-def test_cfg_pp_at_0_is_unconditional():
-    torch.testing.assert_close(sampled(CFGPlusPlus(0.0)), sampled(Guidance(0.0)))
 
 
 def test_cfg_pp_overshoots_too_at_a_large_scale():
@@ -234,9 +229,9 @@ def test_inversion_and_restoration_refuse_what_they_would_do_otherwise(guidance)
 def test_inversion_and_restoration_refuse_guidance_that_remembers():
     """Up and down the path it would remember something else, and not come back."""
     guided = Labelled(APG(2.0).applied(exact_denoiser(Mixture, Flow(), V())), torch.tensor([LABEL]))
-    with pytest.raises(ConfigError, match=r"edit invert needs .* choose guidance\.momentum=0"):
+    with pytest.raises(ConfigError, match=r"edit invert needs .* choose guidance=apg guidance\.momentum=0"):
         inverted(guided, noise(), DDIM(5, clip=False).times(guided.schedule))
-    with pytest.raises(ConfigError, match=r"edit restore needs .* choose guidance\.momentum=0"):
+    with pytest.raises(ConfigError, match=r"edit restore needs .* choose guidance=apg guidance\.momentum=0"):
         Restored(guided, lambda x: x, noise(), noise=0.1)
 
 
@@ -279,7 +274,9 @@ def test_images_may_be_on_another_device_than_times(guidance):
 
 def test_a_model_that_knows_no_null_label_is_not_guided_by_it():
     for guidance in (Guidance(0.0), Guidance(2.0), CFGPlusPlus(1.0), CFGZero(1.0, still=0.04)):
-        with pytest.raises(ConfigError, match=r"module\.label_dropout is 0, but guidance\.scale is"):
+        with pytest.raises(
+            ConfigError, match=r"label_dropout is 0, .* choose guidance=cfg guidance\.scale=1"
+        ):
             guidance.check_dropout(0.0)
         guidance.check_dropout(0.1)
     Guidance(1.0).check_dropout(0.0)

@@ -91,12 +91,14 @@ def test_a_run_keeps_two_averages_and_samples_with_any(run, config):
     assert again.identity.endswith("average 0.1")
 
 
-def test_a_run_is_guided_away_from_its_own_earlier_average(run, config):
+def test_a_run_is_guided_away_from_its_own_earlier_average(run, config, caplog):
+    caplog.set_level("INFO")
     options = ["guidance=autoguidance", "guidance.scale=2", f"guidance.bad={run}", "guidance.bad_ema=0.1"]
     last, earlier = (
         load(config(f"ckpt={run}", *options, f"guidance.bad_step={step}", config_name="sample"))
-        for step in (8, 4)
+        for step in (8, 5)
     )
+    assert "the average of length 0.1 is that of step 4, the last that was kept up to step 5" in caplog.text
     weights, _ = read_weights(run.parent.parent / "averages" / "00000004.safetensors")
     for name, weight in earlier.worse.denoiser.network.state_dict().items():
         torch.testing.assert_close(weight, weights[f"1/{name}"], atol=2e-3, rtol=0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_diffusion.common.errors import ConfigError, check_whole_number
 from lit_diffusion.common.rng import ImageNoise
+from lit_diffusion.couplings import Independent, warn_of_coupling
 from lit_diffusion.denoiser import Condition, Denoiser, Labelled
 from lit_diffusion.samplers.base import Noise, Sampler
 from lit_diffusion.samplers.generate import generate
@@ -36,7 +37,7 @@ class EditContext:
     seed: int
     device: torch.device
     inputs: Callable[[], Tensor]
-    coupling: str = "Independent"
+    coupling: str = Independent.__name__
 
     @property
     def schedule(self) -> Schedule:
@@ -50,6 +51,10 @@ class EditContext:
     def noise(self, n: int) -> ImageNoise:
         """Return the noise of images 0 to n - 1."""
         return ImageNoise(self.seed, range(n), self.shape, self.device)
+
+    def warn_of_own_noise(self, use: str) -> None:
+        """Warn of a use that noises images, or needs the score, unless training had independent noise."""
+        warn_of_coupling(self.coupling, use, "its images may be wrong")
 
     def conditioned(self, condition: Condition, key: str) -> Labelled:
         """Return the denoiser with this condition, which a key of the config names.

@@ -39,6 +39,7 @@ def one_step(
     times = as_list(times)
     if not times or not all(is_number(time) and 0 < time <= 1 for time in times):
         raise ConfigError(f"edit.times is {times}: choose times above 0, up to 1")
+    context.warn_of_own_noise("edit one_step adds noise to an image")
     x = context.one_input()
     denoiser = context.conditioned(y, "edit.y")
     eps = context.noise(1)().cpu()
@@ -79,6 +80,7 @@ def sdedit(context: EditContext, starts: int | Sequence[int], y: Condition) -> t
                 f"edit.starts is {starts}, but the sampler has {steps} steps: choose whole numbers from 0 to "
                 f"{steps - 1}, or more steps"
             )
+    context.warn_of_own_noise("edit sdedit adds noise to images")
     denoiser = context.conditioned(y, "edit.y")
     columns = []
     for start in starts:
@@ -107,6 +109,7 @@ def inpaint(
     """
     check_whole_number("edit.times_over", times_over, least=1)
     check_whole_number("edit.n", n, least=1)
+    context.warn_of_own_noise("edit inpaint adds noise to the known pixels")
     x = context.one_input()
     where = find_mask(mask, context.shape[1:], context.seed)
     noise, trajectory = context.noise(n), context.trajectory(steps)

@@ -12,7 +12,6 @@ from lit_diffusion.combinators import Restored
 from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
 from lit_diffusion.common.log import log
 from lit_diffusion.common.panels import panels
-from lit_diffusion.couplings import warn_of_coupling
 from lit_diffusion.denoiser import Condition
 from lit_diffusion.edit.context import EditContext
 from lit_diffusion.edit.edits import check_blur, psnr
@@ -82,7 +81,7 @@ def restore(
     check_whole_number("edit.n", n, least=1)
     check_whole_number("edit.iterations", iterations, least=1)
     check_number("edit.noise", noise, least=1e-3, most=10)
-    warn_of_coupling(context.coupling, "edit restore works with the score", "its images may be wrong")
+    context.warn_of_own_noise("edit restore works with the score")
     degrade = degradation_of(context, degradation, mask, factor, kernel_size, sigma)
     x, draw = context.one_input(), context.noise(n)
     left = degrade(x)

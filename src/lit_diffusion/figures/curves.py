@@ -89,29 +89,33 @@ def ema_length(run: Runs) -> tuple[Figure, str]:
 
 
 def guidance(run: Runs) -> tuple[Figure, str]:
-    """Draw FID over the labels that are read wrong, along the scale; choices "NAME_SCALE" are joined.
+    """Draw FID over the labels that are read wrong, along the scale.
 
-    Where none is wrong, points are drawn at half an image of n, and their scales in a column for each name.
+    Choices "NAME_SCALE" of one NAME are joined. Where none is wrong, a point is drawn as if half a label
+    were, and its scale to the left, in a column for each name.
     """
     result = study_at(run, "methods")
     if not {"fid", "class_accuracy"} <= {*result.scores}:
         raise ConfigError(f"{run} has no FID or no class accuracy: see conf/study/methods.yaml")
     figure, axes = new_figure()
-    least = 0.5 / result.n
-    for k, (name, points) in enumerate(joined(result).items()):
+    least = 0.5 / (result.n * len(result.seeds))
+    column = 0.0  # of the scales, in points from where none is wrong
+    for name, points in joined(result).items():
         wrong = [max(1 - result.choices[choice]["class_accuracy"].mean, least) for _, choice in points]
         fids = fids_of(result, points)
-        axes.plot(wrong, fids, ".-", label=name, color=f"C{k}")
+        (line,) = axes.plot(wrong, fids, ".-", label=name)
+        if not points[0][0]:  # a choice without a scale
+            continue
+        column -= 15
         for (scale, _), x, y in zip(points, wrong, fids, strict=True):
-            place = (-15 * k, -3) if x == least else (4, 2)
-            text = f"{scale:g}" if scale else ""
-            axes.annotate(text, (x, y), place, textcoords="offset points", fontsize=7, color=f"C{k}")
+            place, color = (column, -3) if x == least else (4.0, 2.0), line.get_color()
+            axes.annotate(f"{scale:g}", (x, y), place, textcoords="offset points", fontsize=7, color=color)
     axes.set(xlabel="labels read wrong", ylabel="FID", xscale="log", yscale="log", xlim=(least / 30, 1))
-    made = finished(figure, axes, result, run)
-    ticks = {least: "none", 0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 1: "all"}
-    axes.set_xticks(*zip(*[(x, label) for x, label in ticks.items() if x >= least], strict=True))
+    drawn = finished(figure, axes, result, run)
+    shares = [share for share in (0.001, 0.01, 0.1, 1) if share > least]
+    axes.set_xticks([least, *shares], ["none", *[f"{share * 100:g} %" for share in shares]])
     axes.set_xticks([], minor=True)
-    return made
+    return drawn
 
 
 def joined(result: Comparison) -> dict[str, list[tuple[float, str]]]:

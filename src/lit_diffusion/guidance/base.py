@@ -167,7 +167,8 @@ class Guidance:
         if uses_null and label_dropout == 0:
             raise ConfigError(
                 f"module.label_dropout is 0, but guidance.scale is {self.scale:g}, which needs a model that "
-                "has learnt the null label: train with module.label_dropout=0.1, or choose guidance.scale=1"
+                "has learnt the null label: train with module.label_dropout=0.1, or choose guidance=cfg "
+                "guidance.scale=1"
             )
 
     def applied(self, denoiser: Denoiser, worse: Denoiser | None = None) -> Denoiser:

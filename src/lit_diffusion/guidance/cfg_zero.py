@@ -43,8 +43,9 @@ class CFGZeroGuided(Guided):
 class CFGZero(Guidance):
     """CFG-Zero*: guidance from s v_uncond, s being the best multiple of it to reach v_cond.
 
-    Fan et al. 2025, section 4.1, and 4.2 for the still part, without which it is half of the method.
-    The direction v is eps - x, which on the flow schedule is the velocity that the paper is about.
+    The scaling is section 4.1 of Fan et al. 2025; standing still at first is section 4.2, without which this
+    is half of the method. The direction v is eps - x, which on the flow schedule is the velocity that the
+    paper is about.
 
     Attributes:
         still: share of the path, from noise on, on which v is 0; the paper's is 0.04. On the flow schedule

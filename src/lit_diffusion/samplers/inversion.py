@@ -23,9 +23,9 @@ def inverted(denoiser: Denoiser, x: Tensor, times: Tensor) -> Tensor:
         times: decreasing, 0 last, as a sampler's grid.
 
     Raises:
-        ConfigError: the estimates aren't a flow's.
+        ConfigError: the estimates define no ODE.
     """
-    denoiser.check_flow("edit invert")
+    denoiser.check_ode("edit invert")
     schedule, up = denoiser.schedule, times.flip(0).clamp(min=denoiser.schedule.t_min)
     x = (schedule.alpha(up[0]) / schedule.alpha(times[-1])).to(x) * x
     for s, t in pairwise(up):

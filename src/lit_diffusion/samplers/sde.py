@@ -20,10 +20,10 @@ class SDE(Sampler):
         x_s = alpha_s x + sigma_s (rho eps + sqrt(1 - rho^2) z)
         rho = exp(-w(t) h),   h = (log_snr(s) - log_snr(t)) / 2
 
-    The reverse SDE of Ma et al. 2024 (SiT, equation 4). Whatever w is, the images have the data's
+    It solves the reverse SDE of Ma et al. 2024 (SiT, equation 4). Whatever w is, the images have the data's
     distribution, as steps get many: the same network serves all, if its noise in training was independent of
-    the images. It is exact for an estimate that is constant along a step. With w = 0 it is ``DDIM``, with
-    w = 1 ``Ancestral`` of the small variance.
+    the images. It is exact for an estimate and a rate that are constant along a step. With w = 0 it is
+    ``DDIM``, with w = 1 ``Ancestral`` of the small variance.
 
     Args:
         steps: number of steps.

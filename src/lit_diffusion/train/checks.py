@@ -144,6 +144,11 @@ def check_augment(module: LitDiffusion) -> None:
 def check_coupling(module: LitDiffusion) -> None:
     """Raise ConfigError for a coupling that can't go with the labels, the augmentation or the condition."""
     coupling, num_classes = module.coupling, module.denoiser.num_classes
+    if not isinstance(coupling, Independent) and module.denoiser.condition_channels:
+        raise ConfigError(
+            f"coupling is {type(coupling).__name__}, but images condition the network, and each would "
+            "have noise of its own in training, but any in sampling: choose coupling=independent"
+        )
     if coupling.by_label and not num_classes:
         raise ConfigError(
             f"coupling is {type(coupling).__name__}, but the network is told no labels: choose "
@@ -158,11 +163,6 @@ def check_coupling(module: LitDiffusion) -> None:
         raise ConfigError(
             "coupling is Semidiscrete, which compares noise with the images as they are, but there is an "
             "augment: leave one of them out"
-        )
-    if not isinstance(coupling, Independent) and module.denoiser.condition_channels:
-        raise ConfigError(
-            f"coupling is {type(coupling).__name__}, but images condition the network, and each would "
-            "have noise of its own in training, but any in sampling: choose coupling=independent"
         )
 
 
