@@ -75,14 +75,19 @@ def nfe(run: Runs) -> tuple[Figure, str]:
 
 
 def ema_length(run: Runs) -> tuple[Figure, str]:
-    """Draw FID over the length of the weights' average; choices "NAME_LENGTH" of one NAME are joined."""
+    """Draw FID over the length of the weights' average, with 95 % intervals if there are several seeds.
+
+    Choices "NAME_LENGTH" of one NAME are joined.
+    """
     result = study_at(run, "ema_length")
     curves = {name: points for name, points in joined(result).items() if 0 < points[0][0] < 1}
     if not curves or "fid" not in result.scores:
         raise ConfigError(f"{run} has no FID of choices such as ema_0.1: see conf/study/ema_length.yaml")
     figure, axes = new_figure()
     for name, points in curves.items():
-        axes.plot([length for length, _ in points], fids_of(result, points), ".-", label=name)
+        lengths = [length for length, _ in points]
+        intervals = [result.choices[choice]["fid"].interval or 0.0 for _, choice in points]
+        axes.errorbar(lengths, fids_of(result, points), intervals, fmt=".-", label=name)
     axes.set(xlabel="length of the average, in shares of the training", ylabel="FID")
     axes.set(xscale="log", yscale="log")
     return finished(figure, axes, result, run)
