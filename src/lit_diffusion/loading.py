@@ -52,7 +52,6 @@ class Loaded:
         upscaler: makes its images larger; None for none.
         condition: makes the images that condition it; None where none do.
         worse: the worse model of autoguidance; None for none.
-        coupling: name of the class of the coupling that it was trained with.
 
     Raises:
         ConfigError: the denoiser can't be guided like this, or the sampler can't work with it.
@@ -68,7 +67,6 @@ class Loaded:
     upscaler: Upscaler | None = None
     condition: ImageCondition | None = None
     worse: Denoiser | None = None
-    coupling: str = Independent.__name__
 
     def __post_init__(self) -> None:
         self.sampler.check(self.denoiser)
@@ -77,6 +75,14 @@ class Loaded:
     def denoiser(self) -> Denoiser:
         """The denoiser, guided."""
         return self.guidance.applied(self.unguided, self.worse)
+
+    @property
+    def coupling(self) -> str:
+        """The name of the class of the coupling that it was trained with."""
+        if self.config is None:
+            return Independent.__name__
+        target = OmegaConf.select(self.config, "coupling._target_", default=Independent.__name__)
+        return str(target).rpartition(".")[2]
 
     def picture(self, path: str, shape: tuple[int, int, int]) -> Tensor:
         """Load a picture file as an image (1, C, H, W) in [-1, 1], fitted as the training images were."""
@@ -138,10 +144,6 @@ def load(cfg: DictConfig) -> Loaded:
     condition = build_stored(config, "condition", cfg.trust) if config.get("condition") else None
     check_condition(condition, denoiser.condition_channels, shape)
     sampler = build_sampler(cfg, config)
-    target = OmegaConf.select(config, "coupling._target_", default=Independent.__name__)
-    coupling = str(target).rpartition(".")[2]
-    if sampler.stochastic:
-        warn_of_fresh_noise(coupling)
     guidance, worse = choose_guidance(cfg, config), None
     if denoiser.conditional and isinstance(trained := plain(config.get("module")), Mapping):
         guidance.check_dropout(trained.get("label_dropout"))
@@ -149,7 +151,7 @@ def load(cfg: DictConfig) -> Loaded:
     if isinstance(guidance, AutoGuidance) and guidance.bad is not None:
         worse = load_worse(guidance, denoiser, config, cfg.trust)
         identity = f"{identity}, guided away from {sha256_of(checkpoint_file(guidance.bad))}"
-    return Loaded(
+    loaded = Loaded(
         denoiser,
         guidance,
         sampler,
@@ -159,8 +161,10 @@ def load(cfg: DictConfig) -> Loaded:
         config,
         condition=condition,
         worse=worse,
-        coupling=coupling,
     )
+    if sampler.stochastic:
+        warn_of_fresh_noise(loaded.coupling)
+    return loaded
 
 
 def with_average(

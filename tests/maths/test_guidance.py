@@ -11,13 +11,7 @@ from torch import nn
 from lit_diffusion.combinators import Blend, Restored
 from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.denoiser import Labelled, NetworkDenoiser
-from lit_diffusion.guidance import (
-    APG,
-    AutoGuidance,
-    CFGPlusPlus,
-    CFGZero,
-    Guidance,
-)
+from lit_diffusion.guidance import APG, AutoGuidance, CFGPlusPlus, CFGZero, Guidance
 from lit_diffusion.predictions import V
 from lit_diffusion.samplers.ddim import DDIM
 from lit_diffusion.samplers.dpmpp import DPMpp2M

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from lit_diffusion.common.errors import ConfigError
@@ -107,20 +108,25 @@ def guidance(run: Runs) -> tuple[Figure, str]:
     column = 0.0  # of the scales, in points from where none is wrong
     for name, points in joined(result).items():
         wrong = [max(1 - result.choices[choice]["class_accuracy"].mean, least) for _, choice in points]
-        fids = fids_of(result, points)
-        (line,) = axes.plot(wrong, fids, ".-", label=name)
-        if not points[0][0]:  # a choice without a scale
-            continue
-        column -= 15
-        for (scale, _), x, y in zip(points, wrong, fids, strict=True):
-            place, color = (column, -3) if x == least else (4.0, 2.0), line.get_color()
-            axes.annotate(f"{scale:g}", (x, y), place, textcoords="offset points", fontsize=7, color=color)
+        (line,) = axes.plot(wrong, fids_of(result, points), ".-", label=name)
+        if points[0][0]:  # a choice with a scale
+            column -= 15
+            write_scales(axes, line, [scale for scale, _ in points], least, column)
     axes.set(xlabel="labels read wrong", ylabel="FID", xscale="log", yscale="log", xlim=(least / 30, 1))
     drawn = finished(figure, axes, result, run)
     shares = [share for share in (0.001, 0.01, 0.1, 1) if share > least]
     axes.set_xticks([least, *shares], ["none", *[f"{share * 100:g} %" for share in shares]])
     axes.set_xticks([], minor=True)
     return drawn
+
+
+def write_scales(axes: Axes, line: Line2D, scales: Sequence[float], least: float, column: float) -> None:
+    """Write a curve's scales beside its points, or in a column where x is the least."""
+    for scale, (x, y) in zip(scales, np.asarray(line.get_xydata()), strict=True):
+        place = (column, -3.0) if x == least else (4.0, 2.0)
+        axes.annotate(
+            f"{scale:g}", (x, y), place, textcoords="offset points", fontsize=7, color=line.get_color()
+        )
 
 
 def joined(result: Comparison) -> dict[str, list[tuple[float, str]]]:

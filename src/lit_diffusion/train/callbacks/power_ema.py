@@ -85,7 +85,7 @@ class PowerEMA(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         before = Path(ckpt).resolve().parent.parent / folder.name if ckpt else folder
         for path in sorted(before.glob("*.safetensors")):
-            if kept_in(path).step <= self.updates and not (folder / path.name).exists():
+            if not (folder / path.name).exists() and kept_in(path).step <= self.updates:
                 shutil.copy(path, folder)
         for path in folder.glob("*.safetensors"):
             if kept_in(path).step > self.updates:
