@@ -3,8 +3,9 @@
 Straight paths from noise to images cross less if each image is paired with noise that is near to it (Tong
 et al. 2024, OT-CFM, equation 17; Pooladian et al. 2023, multisample flow matching, section 4). Images and
 noise each keep their distribution, and the ODE of the learnt velocity still leads from one to the other. But
--eps / sigma is no longer the score: what takes it for the score, as samplers that add fresh noise do, is no
-longer right.
+samplers that add fresh noise are no longer right. They take -eps / sigma for the score, which it isn't where
+pairs are made within a batch; with the whole training set it is, but of a density with gaps, and noise
+crosses them.
 """
 
 import math
@@ -68,7 +69,8 @@ class ClassOT(Coupling):
     """Optimal transport among the images of each label, with the noise that was theirs.
 
     As in Cheng and Schwing 2025, C2OT (equation 10), at an infinite cost of another label. The noise of each
-    label stays standard normal, as it is when the network is sampled.
+    label stays standard normal, as it is when the network is sampled. The authors pair five of the network's
+    batches at once, and so find nearer noise.
     """
 
     by_label = True
@@ -85,10 +87,11 @@ class Semidiscrete(Coupling):
     """Optimal transport between all noise and the whole training set.
 
     As in Mousavi-Hosseini et al. 2025, section 4, noise gets the image with the largest
-    ``<x, eps> - |x|^2 / 2 + g``. The numbers g, one for each image, are found before the training, by
-    averaged stochastic gradient ascent of the dual problem, so that each image gets the same share of all
-    noise. A step's images are those of its noise, whichever the data's order had. As with ``MinibatchOT``,
-    the noise of a label is no longer standard normal.
+    ``<x, eps> - |x|^2 / 2 + g``, where the paper has all but the product in one number. The numbers g, one
+    for each image, are found before the training by stochastic gradient ascent of the dual problem, so that
+    each image gets the same share of all noise; they are the mean of all iterates. A step's images are those
+    of its noise, whichever the data's order had. As with ``MinibatchOT``, the noise of a label is no longer
+    standard normal.
 
     Args:
         iterations: of the search for g.

@@ -88,6 +88,8 @@ class SoftMinSNR(MinSNR):
 class P2(WeightingOfX):
     """1 / (k + SNR)^gamma as a weight of eps (Choi et al. 2022, P2).
 
+    With gamma 1 it is ``SoftMinSNR`` with gamma k, divided by k.
+
     Args:
         gamma: how much less what is nearly clean counts; 0: not at all.
         k: keeps the weight finite where there is no signal.
@@ -109,7 +111,7 @@ class SigmoidWeighting(WeightingOfX):
     """The sigmoid of bias - log SNR as a weight of eps (Kingma and Gao 2023, section 5.1).
 
     Hoogeboom et al. 2024 (SiD2) have it too. The papers weigh an integral over log SNR; here the integral is
-    over the times that are drawn.
+    over the times that are drawn. It is ``SoftMinSNR`` with gamma e^bias: 7.4 for 2.
 
     Args:
         bias: 2 is best in the first paper; the lower, the less the nearly clean counts.

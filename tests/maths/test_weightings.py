@@ -54,6 +54,12 @@ def test_a_weighted_error_is_the_same_whatever_the_network_puts_out(schedule, na
         torch.testing.assert_close(loss, expected)
 
 
+def test_sigmoid_and_p2_are_soft_min_snr():
+    sigmoid, p2 = SigmoidWeighting(2), P2(gamma=1, k=3)
+    torch.testing.assert_close(sigmoid.on_x(SNR.log()), SoftMinSNR(math.exp(2)).on_x(SNR.log()))
+    torch.testing.assert_close(p2.on_x(SNR.log()), SoftMinSNR(3).on_x(SNR.log()) / 3)
+
+
 def test_edm_counts_every_error_of_edms_output_alike():
     t = torch.linspace(0.3, 1, 8, dtype=torch.float64)
     for schedule in (VarianceExploding(), Flow(), Linear()):

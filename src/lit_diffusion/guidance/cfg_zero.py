@@ -48,8 +48,9 @@ class CFGZero(Guidance):
     paper is about.
 
     Attributes:
-        still: share of the path, from noise on, on which v is 0; the paper's is 0.04. On the flow schedule
-            x_t then stays where it is by ddim, unclipped. Other samplers would go on from what was held.
+        still: share of the path, from noise on, on which v is 0: all of each step that begins there. The
+            authors' code advises about 4 % of the steps. On the flow schedule x_t then stays where it is by
+            ddim, unclipped. Other samplers would go on from what was held.
     """
 
     still: float = 0.0
