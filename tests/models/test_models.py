@@ -8,7 +8,7 @@ from lit_diffusion.common.errors import ConfigError
 from lit_diffusion.models.attn_unet import AttnUNet
 from lit_diffusion.models.blocks import SelfAttention, sinusoidal
 from lit_diffusion.models.convnext_unet import ConvNeXtUNet, Down
-from lit_diffusion.models.dit import Block, DiT, rotated, rotation
+from lit_diffusion.models.dit import Block, DiT, rotated, waves
 from lit_diffusion.models.fc_unet import FCUNet
 from lit_diffusion.models.small_unet import SmallUNet
 
@@ -138,7 +138,7 @@ def test_dit_puts_each_patch_back_where_it_was():
 def test_rotary_positions_are_relative():
     """Queries and keys meet in a number that depends on how many rows and columns are between them."""
     q, k = torch.randn(2, 1, 1, 1, 32, generator=torch.manual_seed(0)).expand(2, 1, 1, 20, 32)
-    turned = rotation(4, 5, 32)
+    turned = waves(4, 5, 32)
     scores = (rotated(q, turned) @ rotated(k, turned).mT)[0, 0].reshape(4, 5, 4, 5)
     torch.testing.assert_close(scores[0, 0, 2, 3], scores[1, 1, 3, 4])
     torch.testing.assert_close(scores[2, 1, 1, 3], scores[3, 2, 2, 4])
@@ -147,19 +147,27 @@ def test_rotary_positions_are_relative():
     torch.testing.assert_close(scores[0, 0, 0, 0], (q[0, 0, 0] * k[0, 0, 0]).sum())
 
 
-def test_dit_sees_where_tokens_are_from_each_other_and_no_more():
+def test_a_block_of_dit_sees_where_tokens_are_from_each_other_and_no_more():
     torch.manual_seed(0)
     block = Block(width=32, heads=2, hidden=64, dropout=0.0)
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.3)
     h, emb = torch.randn(1, 12, 32), torch.randn(1, 32)
-    places = rotation(5, 6, 16).unflatten(1, (5, 6))
+    places = waves(5, 6, 16).unflatten(1, (5, 6))
     here, there, across = (
         block(h, emb, part.flatten(1, 2))
         for part in (places[:, :3, :4], places[:, 2:5, 1:5], places[:, :4, :3])
     )
     torch.testing.assert_close(here, there)
     assert not torch.allclose(here, across)
+
+
+def test_dit_sees_where_a_token_is():
+    """Alike tokens of which none sees another, while the gates are zero, differ by their row and column."""
+    network = DiT(image_size=[8, 12], patch_size=4, width=16, depth=1, heads=2)
+    torch.nn.init.normal_(network.out.weight, generator=torch.manual_seed(0))
+    tokens = network(torch.zeros(1, 1, 8, 12), torch.zeros(1))[0, 0].unfold(0, 4, 4).unfold(1, 4, 4)
+    assert torch.pdist(tokens.reshape(6, 16)).min() > 1e-3
 
 
 def test_convnext_unet_has_the_tutorials_shape():

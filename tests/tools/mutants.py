@@ -248,6 +248,7 @@ MUTANTS = {
     "dit: keys not turned": Mutant(
         "models/dit.py", "rotated(self.k_norm(k), rotation)", "self.k_norm(k)", "models/test_models.py"
     ),
+    "dit: told no places": Mutant("models/dit.py", " + self.positions.to(h)", "", DIT),
     "dit: rows for columns": Mutant(
         "models/dit.py", "for place in (row, column)", "for place in (row, row)", DIT
     ),

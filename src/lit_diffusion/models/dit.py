@@ -18,16 +18,17 @@ from lit_diffusion.models.blocks import (
     zero_init,
 )
 
-BASE = 100.0  # of the geometric row of rotary wavelengths, over 2 pi, in patches
+BASE = 100.0  # of the geometric row of wavelengths, over 2 pi, in patches
 
 
 class DiT(nn.Module):
     """A transformer whose tokens are patches of the image (Peebles and Xie 2023, DiT).
 
     Time and label set scale, shift and gate of every block. The gates start at zero: training starts from
-    blocks that are identities and an output of zero. Positions are told by rotating queries and keys (Su et
-    al. 2021, RoPE), half of the features by the row and half by the column; queries and keys are normalised
-    (Henry et al. 2020), so that attention doesn't saturate.
+    blocks that are identities and an output of zero. Where a patch is, is told by sines and cosines, and how
+    far two are from each other by rotating queries and keys (Su et al. 2021, RoPE); half of the features have
+    the row, half the column. Queries and keys are normalised (Henry et al. 2020), so that attention doesn't
+    saturate.
 
     Args:
         channels: image channels.
@@ -83,7 +84,8 @@ class DiT(nn.Module):
         self.augment_embedding = AugmentEmbedding(augment_width, width)
         patch = (patch_size, patch_size)
         self.patches = nn.Conv2d(input_channels(channels, condition_channels), width, patch, stride=patch)
-        self.register_buffer("rotation", rotation(height, length, width // heads), persistent=False)
+        self.register_buffer("positions", torch.cat([*waves(height, length, width)], dim=1), persistent=False)
+        self.register_buffer("rotation", waves(height, length, width // heads), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, expansion * width, dropout) for _ in range(depth)])
         skips = (depth - 1) // 2 if long_skips else 0
         self.merges = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(skips)])
@@ -106,7 +108,7 @@ class DiT(nn.Module):
         emb = emb + self.label_embedding(y, like=emb) + self.augment_embedding(augment, like=emb)
         h = self.patches(inputs)
         rows, columns = h.shape[2:]
-        h = h.flatten(2).transpose(1, 2)  # (B, tokens, width)
+        h = h.flatten(2).transpose(1, 2) + self.positions.to(h)  # (B, tokens, width)
         made, up = [], len(self.blocks) - len(self.merges)
         for block in self.blocks[:up]:
             h = block(h, emb, self.rotation)
@@ -163,8 +165,8 @@ class Block(nn.Module):
         return h + gate * self.mlp(tokens)
 
 
-def rotation(rows: int, columns: int, features: int) -> Tensor:
-    """Return cosines and sines of the angles of each token's position, (2, rows columns, features / 2)."""
+def waves(rows: int, columns: int, features: int) -> Tensor:
+    """Return cosines and sines of each token's row and column, (2, rows columns, features / 2)."""
     quarter = features // 4
     frequencies = BASE ** -(torch.arange(quarter) / quarter)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
