@@ -18,17 +18,17 @@ from lit_diffusion.models.blocks import (
     zero_init,
 )
 
-BASE = 100.0  # of the geometric row of wavelengths, over 2 pi, in patches
+BASE = 100.0  # of the geometric series of wavelengths, over 2 pi, in patches
 
 
 class DiT(nn.Module):
     """A transformer whose tokens are patches of the image (Peebles and Xie 2023, DiT).
 
     Time and label set scale, shift and gate of every block. The gates start at zero: training starts from
-    blocks that are identities and an output of zero. Where a patch is, is told by sines and cosines, and how
-    far two are from each other by rotating queries and keys (Su et al. 2021, RoPE); half of the features have
-    the row, half the column. Queries and keys are normalised (Henry et al. 2020), so that attention doesn't
-    saturate.
+    blocks that are identities and an output of zero. Sines and cosines of its row and column are added to
+    each token, as in the paper, here with base 100; attention is told the rows and columns between two
+    tokens by rotating queries and keys (Su et al. 2021, RoPE). Li and He 2025 (JiT) have both too. Queries
+    and keys are normalised (Henry et al. 2020), so that attention doesn't saturate.
 
     Args:
         channels: image channels.
@@ -84,7 +84,7 @@ class DiT(nn.Module):
         self.augment_embedding = AugmentEmbedding(augment_width, width)
         patch = (patch_size, patch_size)
         self.patches = nn.Conv2d(input_channels(channels, condition_channels), width, patch, stride=patch)
-        self.register_buffer("positions", torch.cat([*waves(height, length, width)], dim=1), persistent=False)
+        self.register_buffer("positions", torch.cat([*waves(height, length, width)], dim=1))
         self.register_buffer("rotation", waves(height, length, width // heads), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, expansion * width, dropout) for _ in range(depth)])
         skips = (depth - 1) // 2 if long_skips else 0
