@@ -84,7 +84,8 @@ class DiT(nn.Module):
         self.augment_embedding = AugmentEmbedding(augment_width, width)
         patch = (patch_size, patch_size)
         self.patches = nn.Conv2d(input_channels(channels, condition_channels), width, patch, stride=patch)
-        self.register_buffer("positions", torch.cat([*waves(height, length, width)], dim=1))
+        # kept with the weights, so that weights trained without them are refused
+        self.register_buffer("positions", torch.cat(waves(height, length, width).unbind(), dim=1))
         self.register_buffer("rotation", waves(height, length, width // heads), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, expansion * width, dropout) for _ in range(depth)])
         skips = (depth - 1) // 2 if long_skips else 0
