@@ -1,7 +1,8 @@
 """Times: how often training meets each noise level."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,11 @@ class Importance(Uniform):
         self.uniform_share = uniform_share
         self.register_buffer("squares", torch.zeros(bins))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.squares = self.squares.float()  # half precision would lose what a step adds to an average
+        return self
+
     def check(self, schedule: Schedule) -> None:
         steps = schedule.steps if isinstance(schedule, DiscreteSchedule) else self.bins
         if not schedule.has_path or steps < self.bins:
@@ -156,12 +162,14 @@ class Importance(Uniform):
 
     @torch.no_grad()
     def learn(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
+        finite = loss.isfinite()  # the others are for the module to complain of
+        t, loss = t[finite], loss[finite]
         share = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
         place = (share * self.bins).long().clamp(0, self.bins - 1)
         member = nn.functional.one_hot(place, self.bins).to(torch.float64)  # a sum in a fixed order
         count = member.sum(0)
         mean = loss.double().square() @ member / count.clamp(min=1)
-        kept = torch.where(self.squares > 0, self.decay, 0.0)
+        kept = self.decay * (self.squares > 0).to(self.squares)
         averaged = kept * self.squares + (1 - kept) * mean.to(self.squares)
         self.squares.copy_(torch.where(count > 0, averaged, self.squares))
 

@@ -1,8 +1,9 @@
 """Weightings: how much an error counts at each noise level.
 
-All but one are of the squared error of x, whatever the network's output means: of an output that an error
-of 1 in x moves by ``dx_weight``, the squared error counts weight / dx_weight^2. A paper's weight of the
-squared error of eps is multiplied by the signal-to-noise ratio to be one of x.
+All but ``Unweighted``, and a ``Learned`` one of it, are of the squared error of x, whatever the network's
+output means: of an output that an error of 1 in x moves by ``dx_weight``, the squared error counts weight /
+dx_weight^2. A paper's weight of the squared error of eps is multiplied by the signal-to-noise ratio to be
+one of x.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lit_diffusion.common.errors import ConfigError, check_number
+from lit_diffusion.common.errors import ConfigError, check_number, check_whole_number
 from lit_diffusion.models.blocks import sinusoidal
 
 
@@ -178,13 +179,19 @@ class Learned(Weighting):
 
     Args:
         base: the weighting that is divided; the paper's is that of ``EdmWeighting``.
-        width: sines and cosines of log SNR, of which u is a sum.
+        width: sines and cosines of log SNR, of which u is a sum; even.
+
+    Raises:
+        ConfigError: base is no weighting, or width isn't an even number.
     """
 
     def __init__(self, base: Weighting, width: int = 64):
         super().__init__()
         if not isinstance(base, Weighting):
             raise ConfigError(f"weighting.base is a {type(base).__name__}, which is no Weighting")
+        check_whole_number("weighting.width", width, least=2)
+        if width % 2:
+            raise ConfigError(f"weighting.width is {width}, but has to be even: choose {width + 1}")
         self.base = base
         self.width = width
         self.u = nn.Linear(width, 1)

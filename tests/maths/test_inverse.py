@@ -80,6 +80,19 @@ def test_images_go_back_to_the_noise_that_made_them(schedule):
     torch.testing.assert_close(back, x, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", ["uniform", "log_snr", "karras", "quadratic"])
+def test_inversion_evaluates_no_time_twice(schedule, grid):
+    times = Heun(10, clip=False, grid=grid).times(schedule())
+    seen = []
+    denoiser = exact_denoiser(Gaussian, schedule(), V())
+    denoiser.register_forward_pre_hook(lambda _, args: seen.append(float(args[1][0])))
+    inverted(Labelled(denoiser, None), noise(1, 1, 2, 2), times)
+    starts, ends = seen[::2], seen[1::2]
+    assert all(s < t * (1 - 1e-9) for s, t in zip(starts, ends, strict=True))
+    assert starts[1:] == ends[:-1]
+
+
 def test_the_likelihood_is_that_of_the_inverted_noise():
     """The change of variables: log p(x) = log N(noise) + log |d noise / d x|, along one and the same flow."""
     denoiser = Labelled(exact_denoiser(Gaussian, Flow(), V()), None)

@@ -38,6 +38,12 @@ def test_cosine_follows_the_published_formula_up_to_its_clipped_end():
     assert Cosine().betas[-1] == 0.999
 
 
+def test_betas_in_half_the_digits_make_a_table_of_all():
+    betas = torch.linspace(1e-4, 0.02, 1000)
+    alpha_bar = torch.cumprod(1 - betas.double(), 0)
+    assert torch.equal(DiscreteSchedule(betas).alpha_bar[1:], alpha_bar)
+
+
 def test_tutorial_table():
     """Tutorial 1 indexes its tables with i = 0 .. T-1; entry k = i + 1 of ours."""
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)

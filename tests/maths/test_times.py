@@ -66,6 +66,24 @@ def test_importance_is_kept_with_the_weights():
     torch.testing.assert_close(times.probabilities(), 0.9 * roots / roots.sum() + 0.1 / 4)
 
 
+def test_importance_learns_in_float32_in_a_network_of_half_precision():
+    times = Importance(bins=2, decay=0.999).to(torch.bfloat16)
+    t, default = torch.tensor([0.2, 0.8]), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # as Lightning has it within a training step
+        times.learn(Flow(), t, torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
+        times.learn(Flow(), t, torch.tensor([2.0, 1.0], dtype=torch.bfloat16))
+    finally:
+        torch.set_default_dtype(default)
+    torch.testing.assert_close(times.squares, torch.tensor([1.003, 3.997]))
+
+
+def test_importance_learns_nothing_of_losses_that_are_not_finite():
+    times = Importance(bins=2)
+    times.learn(Flow(), torch.tensor([0.2, 0.3, 0.8, 0.9]), torch.tensor([1.0, torch.nan, 2.0, torch.inf]))
+    assert times.squares.tolist() == [1, 4]
+
+
 def test_more_bins_than_noise_levels_are_refused():
     for schedule in (Linear(steps=20), SingleStep(0.0, 1.0)):
         with pytest.raises(ConfigError, match="noise levels: choose fewer bins"):

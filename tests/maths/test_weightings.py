@@ -120,6 +120,8 @@ def test_what_is_learned_is_the_logarithm_of_the_loss():
         lambda: SigmoidWeighting(float("inf")),
         lambda: EdmWeighting(0.0),
         lambda: Learned("edm"),
+        lambda: Learned(EdmWeighting(), width=65),
+        lambda: Learned(EdmWeighting(), width=-2),
     ],
 )
 def test_mistakes_are_refused(mistake):

@@ -204,6 +204,9 @@ MISTAKES = {
         weighting=min_snr weighting.gamma=0                 weighting.gamma is 0
         weighting=p2 weighting.k=0                          weighting.k is 0
         weighting=learned weighting.base=1                  weighting.base is 1
+        weighting=learned weighting.width=65                weighting.width is 65
+        schedule=single_step schedule.alpha_end=nan         schedule.alpha_end is nan
+        schedule=single_step schedule.sigma_end=abc         schedule.sigma_end is abc
         weighting=null                                      weighting is null: choose one of
         augment=null                                        augment is null: for none write ~augment
         module.fixed_noise=abc                              module.fixed_noise is abc

@@ -170,6 +170,12 @@ def test_dit_sees_where_a_token_is():
     assert torch.pdist(tokens.reshape(6, 16)).min() > 1e-3
 
 
+def test_dit_refuses_an_image_that_lies_on_its_side():
+    network = DiT(image_size=[8, 12], patch_size=4, width=16, depth=1, heads=2)
+    with pytest.raises(ConfigError, match="12 x 8 pixels are 3 x 2 patches"):
+        network(torch.zeros(1, 1, 12, 8), torch.zeros(1))
+
+
 def test_convnext_unet_has_the_tutorials_shape():
     """Two blocks of each level and two in the middle, each skip of its own: 19 blocks at four levels."""
     network = ConvNeXtUNet(width=8)

@@ -69,6 +69,16 @@ def test_ema_is_applied_and_taken_back_even_after_an_error():
     assert module.training
 
 
+def test_ema_keeps_the_average_in_float32_through_validations_in_half_precision():
+    ema, module = EMA(0.9), Module().to(torch.bfloat16)
+    trainer = Trainer(ema)
+    ema.on_train_start(trainer, module)
+    ema.average["weight"].fill_(1.001)
+    with averaged(trainer, module):
+        pass
+    assert ema.average["weight"].tolist() == torch.full((2,), 1.001).tolist()
+
+
 def test_ema_swaps_tied_weights_once():
     trainer, ema, module = trained_ema(steps=0)
     module.twin = module.weight

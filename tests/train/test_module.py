@@ -63,6 +63,18 @@ def test_importance_learns_from_errors_and_not_from_the_learned_weighting_itself
     torch.testing.assert_close(squares[1], squares[0] * math.exp(6))
 
 
+def test_fixed_noise_has_the_same_times_however_they_are_drawn(config, monkeypatch):
+    monkeypatch.setattr(LitDiffusion, "all_gather", lambda self, tensors: tensors)
+    choices = ["times=importance", "times.bins=2", "module.fixed_noise=true"]
+    module = attached(build_module(config(*choices, *TINY["small_unet"])))
+    drawn = []
+    for _ in range(3):
+        module.training_step(digits(), 0)
+        drawn.append(module._draw(digits()[0], *module._step_key(0))[0].t)
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[1], drawn[2])
+    assert not module.times.squares.any()
+
+
 @pytest.mark.parametrize(
     "prediction, weight",
     [

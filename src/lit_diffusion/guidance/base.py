@@ -86,7 +86,8 @@ class Guidance:
     Attributes:
         scale: how far to go from the unconditional estimate towards, and past, the conditional one; 0 is the
             unconditional one, 1 the conditional one.
-        interval: (low, high): at times t outside, the scale is 1 (Kynkaanniemi et al. 2024, equation 6).
+        interval: (low, high): at times t outside, the estimate is the conditional one (Kynkaanniemi et al.
+            2024, equation 6).
         rescale: 0 to 1: how far to take the contrast of each estimate of x, its standard deviation about
             its mean, back to that of the conditional one, which a scale above 1 exceeds (Lin et al. 2024,
             section 3.4, who rescale the network's output about zero).

@@ -75,6 +75,7 @@ class DiT(nn.Module):
                 "features: choose a width of which each head has a multiple of 4"
             )
         height, length = (side // patch_size for side in check_image_size(image_size, patch_size))
+        self.grid = (height, length)
         self.num_classes = num_classes
         self.condition_channels = condition_channels
         self.augment_width = augment_width
@@ -103,12 +104,20 @@ class DiT(nn.Module):
             time_input: their times, (B,).
             y: labels (B,), or images (B, condition_channels, H, W); None for no condition.
             augment: how the images were augmented, (B, augment_width); None for not at all.
+
+        Raises:
+            ConfigError: images of another size than ``image_size``.
         """
         inputs, y = with_condition(x_t, y, self.condition_channels)
         emb = self.time_mlp(sinusoidal(time_input, self.width).to(x_t))
         emb = emb + self.label_embedding(y, like=emb) + self.augment_embedding(augment, like=emb)
         h = self.patches(inputs)
         rows, columns = h.shape[2:]
+        if (rows, columns) != self.grid:
+            raise ConfigError(
+                f"images of {x_t.shape[2]} x {x_t.shape[3]} pixels are {rows} x {columns} patches, but this "
+                f"network has places for {self.grid[0]} x {self.grid[1]}: give it images of its own size"
+            )
         h = h.flatten(2).transpose(1, 2) + self.positions.to(h)  # (B, tokens, width)
         made, up = [], len(self.blocks) - len(self.merges)
         for block in self.blocks[:up]:

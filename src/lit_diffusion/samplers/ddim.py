@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lit_diffusion.common.errors import ConfigError
+from lit_diffusion.common.errors import check_number
 from lit_diffusion.denoiser import Labelled
 from lit_diffusion.samplers.base import Clip, History, Noise, Sampler
 
@@ -23,8 +23,7 @@ class DDIM(Sampler):
 
     def __init__(self, steps: int, clip: Clip, grid: str = "uniform", eta: float = 0.0):
         super().__init__(steps, clip, grid)
-        if not 0 <= eta <= 1:
-            raise ConfigError(f"sampler.eta is {eta:g}: choose a value from 0 (no noise) to 1 (ancestral)")
+        check_number("sampler.eta", eta, least=0, most=1)
         self.eta = eta
 
     needs_meeting = False

@@ -26,7 +26,9 @@ def inverted(denoiser: Denoiser, x: Tensor, times: Tensor) -> Tensor:
         ConfigError: the estimates define no ODE.
     """
     denoiser.check_ode("edit invert")
-    schedule, up = denoiser.schedule, times.flip(0).clamp(min=denoiser.schedule.t_min)
+    schedule, low = denoiser.schedule, times[-1:].clamp(min=denoiser.schedule.t_min)
+    above = times[times > low * (1 + 1e-9)]  # many grids have t_min, rounded, before 0
+    up = torch.cat([low, above.flip(0)])
     x = (schedule.alpha(up[0]) / schedule.alpha(times[-1])).to(x) * x
     for s, t in pairwise(up):
         x = trapezoid(denoiser, denoiser(x, s.expand(len(x))), x, s, t)

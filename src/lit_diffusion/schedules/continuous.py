@@ -22,11 +22,8 @@ class Straight(Schedule):
     t_min, t_max = 1e-3, 1 - 1e-3
 
     def __init__(self, alpha_end: float, sigma_end: float):
-        if alpha_end < 0 or sigma_end <= 0:
-            raise ConfigError(
-                f"schedule.alpha_end is {alpha_end:g} and schedule.sigma_end {sigma_end:g}: choose 0 or more "
-                "for the first and more than 0 for the second"
-            )
+        check_number("schedule.alpha_end", alpha_end, least=0, most=1e6)
+        check_number("schedule.sigma_end", sigma_end, least=1e-6, most=1e6)
         self.alpha_end = alpha_end
         self.sigma_end = sigma_end
 

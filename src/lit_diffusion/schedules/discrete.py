@@ -18,11 +18,15 @@ class DiscreteSchedule(Schedule):
 
     Args:
         betas: (T,) variances of the noise that each step adds, in (0, 1).
+
+    Raises:
+        ConfigError: a beta outside (0, 1).
     """
 
     t_max = 1.0
 
     def __init__(self, betas: Tensor):
+        betas = betas.double()  # float32 would be 1e-4 off where there is little noise
         if not 0 < betas.min() <= betas.max() < 1:
             raise ConfigError(
                 f"betas run from {betas.min():g} to {betas.max():g}, but each must lie inside (0, 1): "

@@ -29,9 +29,9 @@ class LitDiffusion(L.LightningModule):
     """Trains a denoiser's network by the weighted mean squared error of its output.
 
     All randomness of a step (times, noise, dropped labels, dropout) is a function of (seed, step),
-    so that a resumed run is the straight run. Times and noise are drawn for the global batch and
-    each process takes its share: n processes take the steps of one with an n-fold batch, but for the
-    couplings of a process's own batch.
+    dropout's of the process too, so that a resumed run is the straight run. Times and noise are drawn
+    for the global batch and each process takes its share: n processes take the steps of one with an
+    n-fold batch, but for couplings, dropout and batch norm, which are of a process's own batch.
 
     Args:
         denoiser: network, schedule and prediction.
@@ -127,7 +127,7 @@ class LitDiffusion(L.LightningModule):
             y = torch.where(per_image(uniform < self.label_dropout, y), self.denoiser.null(y), y)
         loss = self.losses(x, y, t, eps, told)
         self.train_loss.update(loss.detach(), t)
-        if self.times.learns:
+        if self.times.learns and not self.fixed_noise:
             errors = loss.detach() - self.weighting.offset(self.denoiser.schedule.log_snr(t)).detach()
             all_t, all_losses = self.all_gather((t, errors))
             self.times.learn(self.denoiser.schedule, all_t.flatten(), all_losses.flatten())

@@ -33,7 +33,7 @@ class EMA(L.Callback):
         self.updates = 0
         self.average: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
-        self.swapped = False
+        self.raw: dict[str, Tensor] = {}  # the weights, while the module has the average
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.weights = float_tensors(pl_module)
@@ -50,7 +50,7 @@ class EMA(L.Callback):
     @contextmanager
     def applied(self, pl_module: torch.nn.Module) -> Iterator[None]:
         """Give the module its averaged weights while inside."""
-        before = self.swapped
+        before = bool(self.raw)
         self._swap(pl_module, True)
         try:
             yield
@@ -86,14 +86,13 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def _swap(self, pl_module: torch.nn.Module, swapped: bool) -> None:
-        if swapped == self.swapped or not self.average:
+        if swapped == bool(self.raw) or not self.average:
             return
         weights = float_tensors(pl_module)
-        raw = {name: weight.clone() for name, weight in weights.items()}  # all first: some may be tied
+        raw = {name: weight.clone() for name, weight in weights.items()} if swapped else {}
         for name, weight in weights.items():
-            weight.copy_(self.average[name])
-            self.average[name].copy_(raw[name])
-        self.swapped = swapped
+            weight.copy_(self.average[name] if swapped else self.raw[name])
+        self.raw = raw
 
 
 def float_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
